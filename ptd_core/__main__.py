@@ -1,0 +1,28 @@
+"""python -m ptd_core PARAMETERS.yaml [name=value ...]: a chapter's run without Jupyter."""
+
+import argparse
+import sys
+
+from ptd_core.errors import PTDError
+from ptd_core.recipe import Recipe
+from ptd_core.run import run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ptd_core", description=__doc__)
+    parser.add_argument("parameters", help="YAML file with name: value lines, such as parameters/ptd_aug.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="parameters that replace the file's")
+    options = parser.parse_args(arguments)
+    try:
+        done = run(Recipe.from_yaml(options.parameters, options.overrides))
+    except PTDError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    result = done.info["results"]
+    print(f"test accuracy {result['test_accuracy']:.2f} % (last epoch), best on test {result['best_on_test']:.2f} %")
+    print(f"figures and records: {done.figures}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""One door to every dataset: `load(name, data_dir)`."""
+
+from pathlib import Path
+from typing import Literal
+
+from ptd_core.cifar import load_cifar
+from ptd_core.dataset import Dataset, Split, resolve_data_dir
+from ptd_core.errors import DataError
+from ptd_core.image_folder import load_image_folder
+from ptd_core.shapes import load_shapes
+
+__all__ = ["Dataset", "Split", "load", "resolve_data_dir"]
+
+
+def load(
+    name: Literal["shapes", "cifar100", "cifar10", "folder"],
+    data_dir: str | Path,
+    *,
+    image_size: int = 32,
+    subset: int = 0,
+    test_subset: int = 0,
+    download: bool = True,
+) -> Dataset:
+    """A dataset by name, as uint8 images (n, 3, image_size, image_size) and int64 labels (n,) in memory.
+
+    data_dir: where the data is or is downloaded to (see `resolve_data_dir`); not used by `shapes`.
+    image_size: pixels a side. subset, test_subset: number of training and of test images, class-balanced and the
+    same whatever the training seed; 0 means all. download: may the network be used if CIFAR is absent?
+    Raises DataError if the data is absent, damaged, or not what the parameters say; never replaces it by other data.
+    """
+    sizes = {"image_size": image_size, "subset": subset, "test_subset": test_subset}
+    if name == "shapes":
+        return load_shapes(**sizes)
+    folder = resolve_data_dir(data_dir)
+    if name in ("cifar100", "cifar10"):
+        return load_cifar(name, folder, download=download, **sizes)
+    if name == "folder":
+        return load_image_folder(folder, **sizes)
+    raise DataError(f"There is no dataset named {name!r}; the names are shapes, cifar100, cifar10 and folder.")

@@ -1,0 +1,29 @@
+"""What can go wrong for a reader of the book, as one family of exceptions.
+
+Each carries a complete sentence: what came, what is allowed, what to do. The command line prints that
+sentence alone and exits with status 2; a notebook shows it under the traceback.
+"""
+
+
+class PTDError(Exception):
+    """Base class of every refusal of this package."""
+
+
+class RecipeError(PTDError, ValueError):
+    """A parameter is unknown, of the wrong type, out of bounds, or contradicts another."""
+
+
+class DataError(PTDError, ValueError):
+    """A dataset is absent, damaged, or not what its parameters say."""
+
+
+class DeviceError(PTDError, RuntimeError):
+    """A device was asked for that this machine does not have."""
+
+
+class OutputError(PTDError, OSError):
+    """A folder that a run must write to cannot be written, or holds another run."""
+
+
+class TrainingError(PTDError, RuntimeError):
+    """Training cannot go on, for example because the loss is not finite."""

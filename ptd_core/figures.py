@@ -1,0 +1,107 @@
+"""Static figures of a run from its records. They read, never train; widgets and chapters show them."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ptd_core.history import EpochRecord
+from ptd_core.recipe import Recipe
+from ptd_core.schedule import DropSchedule
+
+# Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
+SIZE = (6.4, 3.8)  # inches: the width of a notebook's text
+
+
+def new_figure(stamp: str = "", size: tuple[float, float] = SIZE) -> Figure:
+    """An empty figure with its origin at the foot."""
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    if stamp:
+        figure.supxlabel(stamp, fontsize=6, color="#555555", x=0.01, ha="left")
+    return figure
+
+
+def accuracy_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
+    """Test accuracy of both sets of weights and training accuracy of both kinds, in percent over epochs."""
+    figure = new_figure(stamp)
+    axes = figure.subplots()
+    _line(axes, records, "train_accuracy", "train, augmented batch, own label", GREY, ":")
+    _line(axes, records, "clean_train_accuracy", "train, clean images", GREEN, "--")
+    _line(axes, records, "test_accuracy", "test, raw weights", ORANGE, "-")
+    _line(axes, records, "ema_test_accuracy", "test, averaged weights", BLUE, "-")
+    axes.set(xlabel="epoch", ylabel="accuracy (%)")
+    _finish(axes)
+    return figure
+
+
+def loss_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
+    """Training and test loss in nats over epochs; the training loss has label smoothing and mixing in it."""
+    figure = new_figure(stamp)
+    axes = figure.subplots()
+    _line(axes, records, "train_loss", "train (augmented, smoothed labels)", GREY, ":")
+    _line(axes, records, "test_loss", "test, raw weights", ORANGE, "-")
+    _line(axes, records, "ema_test_loss", "test, averaged weights", BLUE, "-")
+    axes.set(xlabel="epoch", ylabel="cross-entropy (nats)")
+    _finish(axes)
+    return figure
+
+
+def lr_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
+    """Learning rate of each epoch's last step."""
+    figure = new_figure(stamp)
+    axes = figure.subplots()
+    _line(axes, records, "lr", "learning rate at the end of the epoch", BLUE, "-")
+    axes.set(xlabel="epoch", ylabel="learning rate")
+    axes.ticklabel_format(axis="y", scilimits=(0, 0))
+    _finish(axes)
+    return figure
+
+
+def drop_figure(
+    schedule: DropSchedule, epochs: int, patch_tokens: int, stamp: str = "", reference: DropSchedule | None = None
+) -> Figure:
+    """The drop ratio d(t) and, beside it, the kept patch tokens k(t); a reference schedule in grey behind."""
+    figure = new_figure(stamp, (7.4, 3.2))
+    left, right = figure.subplots(1, 2)
+    times = range(epochs)
+    for drawn, colour, label in ((reference, GREY, "published"), (schedule, BLUE, "this run")):
+        if drawn is None:
+            continue
+        left.step(times, [drawn.ratio(t) for t in times], where="post", color=colour, label=label)
+        right.step(times, [drawn.kept(t, patch_tokens) for t in times], where="post", color=colour, label=label)
+    left.set(xlabel="epoch t", ylabel="drop ratio d(t)", ylim=(-0.02, max(0.4, schedule.final, schedule.init) + 0.05))
+    last = schedule.kept(epochs - 1, patch_tokens)
+    right.set(xlabel="epoch t", ylabel=f"kept patch tokens k(t) of {patch_tokens}", ylim=(0, patch_tokens * 1.08))
+    right.annotate(f"{last}", (epochs - 1, last), textcoords="offset points", xytext=(-4, -12), ha="right", color=BLUE)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        if reference is not None:
+            axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def save_run_figures(recipe: Recipe, records: list[EpochRecord], folder: Path, stamp: str) -> None:
+    """The figures that every run leaves, under the original's names, and its drop-ratio curve."""
+    figures = {
+        "accuracy": accuracy_figure(records, stamp),
+        "loss": loss_figure(records, stamp),
+        "lr_schedule": lr_figure(records, stamp),
+    }
+    if recipe.chapter == "ptd":
+        figures["drop_schedule"] = drop_figure(recipe.schedule, recipe.epochs, recipe.patch_tokens, stamp)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{recipe.chapter}_{name}.png")
+
+
+def _line(axes, records: list[EpochRecord], name: str, label: str, colour: str, style: str) -> None:
+    """One quantity over the epochs in which it was measured; nothing at all if it never was."""
+    points = [(record.epoch + 1, getattr(record, name)) for record in records]
+    points = [(epoch, value) for epoch, value in points if value == value]
+    if points:
+        marker = "o" if len(points) < 3 else None
+        axes.plot(*zip(*points), linestyle=style, color=colour, label=label, marker=marker)
+
+
+def _finish(axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,276 @@
+"""Every parameter of a run: name, default, unit and bounds, written once.
+
+Notebooks, YAML files and the command line all end here. Values are checked strictly, before any data is read;
+a refusal names the parameter, what came and what is allowed.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import annotated_types
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticUndefined
+
+from ptd_core.errors import RecipeError
+from ptd_core.schedule import DropSchedule
+
+_PLACE = {"place": True}  # says where a run reads, writes and computes; not what it computes
+
+
+def _setting(default, help, *, place=False, **bounds):
+    return Field(default, description=help, json_schema_extra=_PLACE if place else None, **bounds)
+
+
+class Recipe(BaseModel):
+    """One run. The defaults train a small model with token drop on generated shapes, in minutes on a laptop.
+
+    Raises RecipeError (never pydantic's own error) through `from_values`, `from_yaml` and `from_strings`.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # run
+    run: str = _setting("", "name of the run's folder; empty: made from chapter, dataset and settings",
+                        place=True, pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,99})?$")
+    seed: int = _setting(0, "seed of initialisation, order, augmentation and dropout", ge=0, le=2**31 - 1)
+    device: str = _setting("auto", "auto, cpu, mps, cuda or cuda:N; auto takes CUDA, then MPS, then the CPU",
+                           place=True, pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")
+    precision: Literal["auto", "fp32", "bf16"] = _setting(
+        "auto", "auto, fp32 or bf16 (autocast); auto: bf16 on CUDA, fp32 elsewhere")
+    attention: Literal["auto", "fused", "explicit"] = _setting(
+        "auto", "auto, fused or explicit; auto: explicit for bf16 on the CPU, fused elsewhere")
+    out_dir: str = _setting("", "folder that receives figures/ and runs/; empty: the project's own", place=True)
+    checkpoint_every: int = _setting(1, "epochs between checkpoints", place=True, ge=1)
+
+    # data
+    dataset: Literal["shapes", "cifar100", "cifar10", "folder"] = _setting(
+        "shapes", "shapes (generated), cifar100, cifar10 or folder (class folders of images)")
+    data_dir: str = _setting("data", "where the dataset lies; shapes needs none", place=True, min_length=1)
+    download: bool = _setting(True, "let torchvision download an absent CIFAR", place=True)
+    image_size: int = _setting(32, "image side in pixels; CIFAR has 32", ge=8, le=512)
+    subset: int = _setting(0, "training images, class-balanced; 0: all", ge=0)
+    test_subset: int = _setting(0, "test images, class-balanced; 0: all", ge=0)
+
+    # model
+    stem_width: int = _setting(16, "channels after the first stem convolution, doubled by the second", ge=1, le=512)
+    stem_stride: Literal[1, 2, 4, 8] = _setting(2, "image pixels per token side: 1, 2, 4 or 8")
+    embed_dim: int = _setting(64, "embedding width", ge=1, le=4096)
+    depth: int = _setting(4, "number of transformer blocks", ge=1, le=64)
+    num_heads: int = _setting(4, "attention heads; must divide embed_dim", ge=1, le=64)
+    mlp_ratio: float = _setting(4.0, "hidden width of the MLP over embed_dim", gt=0, le=16)
+    qkv_bias: bool = _setting(True, "bias in the query, key and value projections")
+    dropout: float = _setting(0.0, "dropout after positions, attention projection and in the MLP", ge=0, lt=1)
+    drop_path: float = _setting(0.0, "drop-path rate of the last block, rising linearly from 0", ge=0, lt=1)
+
+    # token drop
+    drop_init: float = _setting(0.0, "drop ratio before drop_start", ge=0, lt=1)
+    drop_final: float = _setting(0.35, "drop ratio from drop_end on; 0 with drop_init 0 is the baseline", ge=0, lt=1)
+    drop_start: int = _setting(2, "epoch at which the drop ratio begins to rise, counted from 0", ge=0)
+    drop_end: int = _setting(7, "epoch from which it is drop_final", ge=0)
+    drop_gamma: float = _setting(2.0, "exponent of the rise", gt=0, le=16)
+    drop_hold: bool = _setting(True, "hold drop_final after drop_end; False: all tokens again")
+    drop_block: int = _setting(0, "block that drops tokens, counted from 0", ge=0)
+
+    # augmentation
+    crop_padding: int = _setting(2, "zero padding in pixels before the random crop", ge=0, le=64)
+    flip: bool = _setting(True, "random horizontal flip")
+    rand_ops: int = _setting(0, "RandAugment operations an image; 0: off", ge=0, le=14)
+    rand_magnitude: int = _setting(7, "RandAugment magnitude, one of 31 bins", ge=0, le=30)
+    erase: float = _setting(0.0, "probability of random erasing", ge=0, le=1)
+    mixup_alpha: float = _setting(0.0, "Mixup: Beta(alpha, alpha); 0: off", ge=0, le=100)
+    cutmix_alpha: float = _setting(0.0, "CutMix: Beta(alpha, alpha); 0: off", ge=0, le=100)
+    cutmix_share: float = _setting(0.5, "share of batches that get CutMix where both are on", ge=0, le=1)
+
+    # training
+    epochs: int = _setting(10, "passes over the training images", ge=1, le=100_000)
+    batch_size: int = _setting(64, "images a training step; an epoch leaves out its last, smaller batch", ge=1)
+    eval_batch_size: int = _setting(256, "images an evaluation step", ge=1)
+    eval_every: int = _setting(1, "epochs between evaluations; the last epoch always has one", ge=1)
+    lr: float = _setting(1.5e-3, "peak learning rate of AdamW", gt=0, le=10)
+    weight_decay: float = _setting(0.05, "decoupled weight decay, on every parameter", ge=0, le=10)
+    warmup_epochs: int = _setting(1, "epochs of linear warm-up, before the cosine", ge=0)
+    grad_clip: float = _setting(1.0, "largest gradient norm; 0: no clipping", ge=0)
+    label_smoothing: float = _setting(0.03, "label smoothing", ge=0, lt=1)
+    ema_decay: float = _setting(0.99, "decay of the weights' moving average; 0: off", ge=0, lt=1)
+
+    # what the values say together
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        def refuse(names, why):
+            values = ", ".join(f"{name} = {getattr(self, name)!r}" for name in names.split())
+            raise ValueError(f"{values}: {why}")
+
+        if self.dataset.startswith("cifar") and self.image_size != 32:
+            refuse("dataset image_size", "CIFAR images are 32 pixels wide")
+        if self.image_size % self.stem_stride:
+            refuse("image_size stem_stride", "image_size must be a multiple of stem_stride")
+        if self.embed_dim % self.num_heads:
+            refuse("embed_dim num_heads", "embed_dim must be a multiple of num_heads")
+        if self.drop_block >= self.depth:
+            refuse("drop_block depth", f"drop_block must be from 0 to {self.depth - 1}")
+        if self.drop_end < self.drop_start:
+            refuse("drop_start drop_end", "drop_end must not come before drop_start")
+        for name in ("drop_init", "drop_final"):
+            if self.schedule.tokens_at_ratio(getattr(self, name), self.patch_tokens) < 1:
+                refuse(f"{name} image_size stem_stride",
+                       f"of {self.patch_tokens} patch tokens less than one would be kept")
+        if self.mixes and self.batch_size % 2:
+            refuse("batch_size mixup_alpha cutmix_alpha", "mixing pairs the images of a batch, which must be even")
+        if self.subset and self.subset < self.batch_size:
+            refuse("subset batch_size", "the training images do not fill one batch")
+        return self
+
+    # what follows from the values
+
+    @property
+    def patch_tokens(self) -> int:
+        """N, the number of patch tokens."""
+        return (self.image_size // self.stem_stride) ** 2
+
+    @property
+    def schedule(self) -> DropSchedule:
+        return DropSchedule(init=self.drop_init, final=self.drop_final, start=self.drop_start, end=self.drop_end,
+                            gamma=self.drop_gamma, hold=self.drop_hold)
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
+    @property
+    def chapter(self) -> str:
+        """The chapter that this run belongs to: "ptd" if it ever asks for token drop, else "baseline"."""
+        return "ptd" if self.drop_init > 0 or self.drop_final > 0 else "baseline"
+
+    @property
+    def run_name(self) -> str:
+        return self.run or f"{self.chapter}_{self.dataset}_{self.fingerprint}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Six hexadecimal digits of everything that decides the result (not where it is read, run or written)."""
+        return hashlib.sha256(json.dumps(self.essence(), sort_keys=True).encode()).hexdigest()[:6]
+
+    def essence(self) -> dict[str, Any]:
+        """The parameters that decide the result: all but names of places and devices."""
+        return {name: getattr(self, name) for name, field in type(self).model_fields.items()
+                if field.json_schema_extra is not _PLACE}
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """One phrase for each essential parameter in which two recipes differ."""
+        mine, theirs = self.essence(), other.essence()
+        return [f"{name}: {mine[name]!r} here, {theirs[name]!r} there" for name in mine if mine[name] != theirs[name]]
+
+    # ways in
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any], source: str = "parameters") -> "Recipe":
+        """A recipe from Python values, checked strictly. `source` is named in the refusal."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise RecipeError(_explain(error, source)) from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: list[str] = ()) -> "Recipe":
+        """A recipe from a YAML file of `name: value` lines, then `name=value` texts from a command line.
+
+        Raises RecipeError for anything that is not a valid recipe, also for a file that cannot be read.
+        """
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RecipeError(f"{path}: cannot be read ({error.strerror or error})") from None
+        except (yaml.YAMLError, ValueError) as error:
+            raise RecipeError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+        if values is None:
+            values = {}
+        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+            raise RecipeError(f"{path}: expected lines of the form `name: value`, got {_short(values)}")
+        return cls.from_values({**values, **cls._from_strings(overrides)}, source=str(path))
+
+    @classmethod
+    def _from_strings(cls, overrides) -> dict[str, Any]:
+        """Values from `name=value` texts, each read as its parameter's type (so 4e-4 is a number here)."""
+        values = {}
+        for text in overrides:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise RecipeError(f"command line: {text!r} should be name=value")
+            field = cls.model_fields.get(name)
+            if field is None:
+                values[name] = value
+                continue
+            try:
+                values[name] = TypeAdapter(field.annotation).validate_strings(value, strict=False)
+            except ValidationError:
+                values[name] = value  # left as text: the strict check that follows explains it
+        return values
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    """One message for all that pydantic found: parameter, what came, what is allowed."""
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, Recipe.model_fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(Recipe.model_fields)}"
+            lines.append(f"{name} = {_short(item['input'])} is not a parameter; {hint}")
+        elif name in Recipe.model_fields:
+            lines.append(f"{name} must be {allowed(name)}; got {_short(item['input'])}" + _yaml_hint(name, item["input"]))
+        else:  # from _consistent
+            lines.append(item["msg"].removeprefix("Value error, "))
+    return f"{source}: " + "\n  ".join(lines)
+
+
+def allowed(name: str) -> str:
+    """What a parameter may be, in words: type, choices, bounds."""
+    field = Recipe.model_fields[name]
+    choices = get_args(field.annotation)
+    if choices:
+        return "one of " + ", ".join(map(repr, choices))
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[field.annotation]
+    phrases = {annotated_types.Ge: ("at least", "ge"), annotated_types.Gt: ("above", "gt"),
+               annotated_types.Le: ("at most", "le"), annotated_types.Lt: ("below", "lt")}
+    bounds = []
+    for mark in field.metadata:
+        if type(mark) in phrases:
+            phrase, attribute = phrases[type(mark)]
+            bounds.append(f"{phrase} {getattr(mark, attribute)}")
+        elif getattr(mark, "pattern", None):
+            bounds.append(f"matching {mark.pattern}")
+        elif isinstance(mark, annotated_types.MinLen):
+            bounds.append("not empty")
+    return " ".join([words, " and ".join(bounds)]).strip() + f" ({field.description})"
+
+
+def _yaml_hint(name: str, value: Any) -> str:
+    """YAML 1.1 reads 4e-4 as text; say how to write it."""
+    if Recipe.model_fields[name].annotation is float and isinstance(value, str):
+        try:
+            return f" (text; in YAML write {float(value)!r} with a decimal point, such as 4.0e-4)"
+        except ValueError:
+            pass
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def parameters_cell(**defaults) -> str:
+    """The source of a chapter's parameters cell: one `name: type = value  # help` a line, as papermill reads it."""
+    lines = []
+    for name, field in Recipe.model_fields.items():
+        kind = type(get_args(field.annotation)[0]) if get_args(field.annotation) else field.annotation
+        assert field.default is not PydanticUndefined
+        value = json.dumps(defaults.get(name, field.default)) if kind is str else repr(defaults.get(name, field.default))
+        lines.append(f"{name}: {kind.__name__} = {value}  # {field.description}")
+    return "\n".join(lines)

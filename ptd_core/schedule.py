@@ -1,0 +1,75 @@
+"""What changes over time: the drop ratio, the kept tokens, the learning rate. Pure functions of time."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+NO_DROP = Fraction(1, 10**6)  # a drop ratio up to this is no drop
+
+
+@dataclass(frozen=True)
+class DropSchedule:
+    """The curriculum of Progressive Token Drop.
+
+        d(t) = d_init                                                        t <  t_s
+        d(t) = d_init + ((t - t_s) / (t_e - t_s))^gamma * (d_final - d_init)    t_s <= t < t_e
+        d(t) = d_final                                                       t >= t_e
+
+    where t is the epoch, counted from 0 and constant within it; init = d_init, final = d_final (ratios),
+    start = t_s, end = t_e (epochs), gamma the exponent. With hold=False, d(t) = 0 for t >= t_e.
+
+    Ratios are read as the decimals that a person wrote (0.9 is 9/10) and computed exactly, because the
+    number of kept tokens is a floor: in floating point, floor((1 - 0.9) * 100) is 9, one too few.
+    """
+
+    init: float = 0.0
+    final: float = 0.35
+    start: int = 40
+    end: int = 140
+    gamma: float = 2.0
+    hold: bool = True
+
+    def _exact(self, epoch: int) -> Fraction:
+        init, final = _decimal(self.init), _decimal(self.final)
+        if epoch >= self.end:
+            return final if self.hold else Fraction(0)
+        if epoch < self.start:
+            return init
+        progress = Fraction(epoch - self.start, self.end - self.start)
+        # A fractional exponent has no exact value; its float is as close as the schedule can be said.
+        rise = progress ** int(self.gamma) if float(self.gamma).is_integer() else Fraction(float(progress) ** self.gamma)
+        return init + rise * (final - init)
+
+    def ratio(self, epoch: int) -> float:
+        """d(t), the share of patch tokens to drop at an epoch."""
+        return float(self._exact(epoch))
+
+    def kept(self, epoch: int, patch_tokens: int) -> int:
+        """k, the number of patch tokens kept at an epoch: floor((1 - d(t)) N), never below 1."""
+        return max(1, self.tokens_at_ratio(self._exact(epoch), patch_tokens))
+
+    @staticmethod
+    def tokens_at_ratio(ratio: float | Fraction, patch_tokens: int) -> int:
+        """floor((1 - d) N) exactly; N for d up to 1e-6. May be 0, which recipes refuse."""
+        exact = _decimal(ratio)
+        return patch_tokens if exact <= NO_DROP else math.floor((1 - exact) * patch_tokens)
+
+
+def _decimal(value: float | Fraction) -> Fraction:
+    return value if isinstance(value, Fraction) else Fraction(repr(float(value)))
+
+
+def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:
+    """Learning rate of one optimizer step, counted from 0: linear warm-up, then cosine to 0.
+
+        lr(s) = peak * (s + 1) / W                                    s <  W
+        lr(s) = peak * (1 + cos(pi * (s - W) / (S - W))) / 2             W <= s <= S
+
+    where W = warmup_steps and S = total_steps. The last warm-up step and the step after it run at the peak;
+    0 is reached at s = S, just after the last step, so no step is wasted.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    if step >= total_steps:
+        return 0.0
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))

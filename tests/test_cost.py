@@ -1,0 +1,55 @@
+"""Operation counts against torch's own counter, and against the limits that the method's schedule has."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ptd_core.cost import cost, run_training_cost
+from ptd_core.recipe import Recipe
+from ptd_core.trainer import build_model
+
+PUBLISHED = {
+    "stem_width": 64, "embed_dim": 192, "depth": 6, "num_heads": 6, "epochs": 200, "drop_start": 40, "drop_end": 140,
+}
+
+
+@pytest.mark.parametrize("sizes", [{}, {"depth": 3, "stem_stride": 4, "embed_dim": 48, "mlp_ratio": 2.5},
+                                   {"stem_stride": 1, "image_size": 8, "qkv_bias": False}])
+@pytest.mark.parametrize("drop_block", [0, 2])
+@pytest.mark.parametrize("keep", [None, 7, 33])
+def test_agrees_with_torchs_counter(sizes, drop_block, keep):
+    recipe = Recipe(drop_block=drop_block, **sizes)
+    # Explicit attention: the counter's rule for the fused kernel's backward adds the recomputation of its forward.
+    model = build_model(recipe, 10, "explicit").train()
+    images = torch.randn(2, 3, recipe.image_size, recipe.image_size)
+    with FlopCounterMode(display=False) as counter:
+        loss = model(images, keep=keep).sum()
+    forward = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        loss.backward()
+    expected = cost(recipe, 10, keep)
+    assert forward == 2 * expected.forward
+    assert forward + counter.get_total_flops() == 2 * expected.training
+
+
+def test_published_model_costs_what_the_method_says():
+    recipe = Recipe(**PUBLISHED)
+    whole = cost(recipe, 100)
+    assert whole.forward / 2 == pytest.approx(0.912e9, rel=1e-3)
+    assert whole.training == pytest.approx(5.466e9, rel=1e-3)
+    assert cost(recipe, 100, 166).training / whole.training == pytest.approx(0.6549, abs=1e-4)
+
+
+def test_no_single_block_reaches_the_published_speed_up():
+    bounds = []
+    for block in range(6):
+        with_drop, without = run_training_cost(Recipe(drop_block=block, **PUBLISHED), 100)
+        bounds.append(without / with_drop)
+    assert bounds == pytest.approx([1.194, 1.155, 1.118, 1.084, 1.052, 1.022], abs=6e-4)
+
+
+def test_keep_all_is_no_drop_and_bad_keep_is_refused():
+    recipe = Recipe()
+    assert cost(recipe, 10, recipe.patch_tokens) == cost(recipe, 10)
+    with pytest.raises(ValueError, match="from 1 to the 256"):
+        cost(recipe, 10, 0)

@@ -1,0 +1,84 @@
+"""d(t), k and the learning rate against exact arithmetic."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptd_core.schedule import DropSchedule, learning_rate
+
+PUBLISHED = DropSchedule(init=0.0, final=0.35, start=40, end=140, gamma=2.0)
+
+
+def exact_published(epoch: int) -> Fraction:
+    """The published curriculum in rational numbers, written out by hand."""
+    if epoch < 40:
+        return Fraction(0)
+    if epoch >= 140:
+        return Fraction(35, 100)
+    return Fraction(epoch - 40, 100) ** 2 * Fraction(35, 100)
+
+
+@pytest.mark.parametrize("patch_tokens", [1, 2, 49, 64, 100, 144, 196, 255, 256, 257, 576, 784, 1000])
+def test_published_schedule_is_exact_in_every_epoch(patch_tokens):
+    for epoch in range(201):
+        d = exact_published(epoch)
+        assert PUBLISHED.ratio(epoch) == float(d)
+        expected = patch_tokens if d <= Fraction(1, 10**6) else max(1, (patch_tokens * (1 - d)).__floor__())
+        assert PUBLISHED.kept(epoch, patch_tokens) == expected
+
+
+def test_published_schedule_has_74_token_counts_from_256_to_166():
+    counts = [PUBLISHED.kept(epoch, 256) for epoch in range(200)]
+    assert (counts[0], counts[40], counts[41], counts[-1], len(set(counts))) == (256, 256, 255, 166, 74)
+    assert counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize("tenths", range(1, 10))
+def test_kept_tokens_do_not_slip_below_the_exact_floor(tenths):
+    """(1 - 0.9) * 100 is 9.999... in floating point."""
+    for patch_tokens in (10, 100, 1000):
+        assert DropSchedule.tokens_at_ratio(tenths / 10, patch_tokens) == (10 - tenths) * patch_tokens // 10
+
+
+@given(st.integers(0, 999), st.integers(1, 2000))
+def test_kept_tokens_match_rational_arithmetic(thousandths, patch_tokens):
+    kept = DropSchedule(init=thousandths / 1000, final=0.5, start=10, end=20).kept(0, patch_tokens)
+    assert kept == max(1, (1000 - thousandths) * patch_tokens // 1000)
+
+
+def test_tiny_ratio_is_no_drop_and_huge_ratio_keeps_one():
+    assert DropSchedule.tokens_at_ratio(1e-6, 256) == 256
+    assert DropSchedule.tokens_at_ratio(2e-6, 256) == 255
+    assert DropSchedule(init=0.9999).kept(0, 256) == 1
+
+
+def test_options_of_the_schedule():
+    assert DropSchedule(hold=False).ratio(140) == 0.0
+    assert DropSchedule(hold=False).ratio(139) > 0.34
+    assert DropSchedule(start=5, end=5, final=0.5).ratio(4) == 0.0
+    assert DropSchedule(start=5, end=5, final=0.5).ratio(5) == 0.5
+    assert DropSchedule(init=0.5, final=0.1, start=0, end=10, gamma=1.0).ratio(5) == pytest.approx(0.3, abs=1e-15)
+    assert DropSchedule(start=0, end=10, final=1 / 2, gamma=1.5).ratio(4) == pytest.approx(0.5 * 0.4**1.5, rel=1e-12)
+
+
+def test_learning_rate_at_its_corners():
+    def lr(step):
+        return learning_rate(step, peak=4e-4, warmup_steps=50, total_steps=250)
+
+    assert lr(0) == 4e-4 / 50
+    assert lr(24) == pytest.approx(2e-4, rel=1e-12)
+    assert lr(49) == lr(50) == 4e-4
+    assert lr(150) == pytest.approx(2e-4, rel=1e-12)  # half way down the cosine
+    assert 0 < lr(249) < 1e-7
+    assert lr(250) == 0.0
+    assert all(lr(s) > lr(s + 1) for s in range(50, 250))
+
+
+def test_learning_rate_without_warmup_and_with_nothing_else():
+    assert learning_rate(0, peak=1.0, warmup_steps=0, total_steps=10) == 1.0
+    assert learning_rate(9, peak=1.0, warmup_steps=50, total_steps=10) == 0.2
+    steps = [learning_rate(s, peak=1.0, warmup_steps=0, total_steps=8) for s in range(8)]
+    assert steps == pytest.approx([(1 + math.cos(math.pi * s / 8)) / 2 for s in range(8)])
