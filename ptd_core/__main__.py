@@ -5,7 +5,7 @@ import sys
 
 from ptd_core.errors import PTDError
 from ptd_core.recipe import Recipe
-from ptd_core.run import run
+from ptd_core.run import execute
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="parameters that replace the file's")
     options = parser.parse_args(arguments)
     try:
-        done = run(Recipe.from_yaml(options.parameters, options.overrides))
+        done = execute(Recipe.from_yaml(options.parameters, options.overrides))
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

@@ -18,7 +18,7 @@ from ptd_core.seeding import generator, torch_seed
 ERASE_AREA = (0.02, 0.33)  # share of the image's area, uniform
 ERASE_RATIO = (0.3, 3.3)  # height / width, uniform in its logarithm
 ERASE_ATTEMPTS = 10  # boxes tried until one is smaller than the image; torchvision's limit
-CPU_VALUES_PER_BLOCK = 2048 * 3 * 32 * 32
+CPU_VALUES_PER_BLOCK = 1024 * 3 * 32 * 32
 NOISE_BLOCK = 64  # images' worth of noise drawn at a time
 
 

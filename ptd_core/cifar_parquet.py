@@ -53,7 +53,7 @@ def read_split(folder: Path, split: str, label_column: str, classes: int, rows: 
 
     images = np.empty((len(chosen), 3, SIZE, SIZE), dtype=np.uint8)
     # One plain loop: PNGs this small spend less time decoding than threads spend passing Python's lock around.
-    # And PIL: torchvision's decoder is faster by a third, but a truncated PNG can end the whole process.
+    # And PIL: torchvision's decoder takes a third less time, but a PNG with a wrong checksum ends the whole process.
     for slot, (path, row, png) in enumerate(_png_bytes(paths, chosen)):
         images[slot] = _decode(path, row, png)
     return Split(torch.from_numpy(images), torch.from_numpy(labels[chosen]))

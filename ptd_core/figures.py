@@ -63,18 +63,19 @@ def drop_figure(
     """The drop ratio d(t) and, beside it, the kept patch tokens k(t); a reference schedule in grey behind."""
     figure = new_figure(stamp, (7.4, 3.2))
     left, right = figure.subplots(1, 2)
-    times = range(epochs)
+    times = range(epochs + 1)  # the last epoch, too, is drawn as long as it lasts
     for drawn, colour, label in ((reference, GREY, "published"), (schedule, BLUE, "this run")):
         if drawn is None:
             continue
-        left.step(times, [drawn.ratio(t) for t in times], where="post", color=colour, label=label)
-        right.step(times, [drawn.kept(t, patch_tokens) for t in times], where="post", color=colour, label=label)
+        left.step(times, [drawn.ratio(min(t, epochs - 1)) for t in times], where="post", color=colour, label=label)
+        right.step(times, [drawn.kept(min(t, epochs - 1), patch_tokens) for t in times], where="post", color=colour, label=label)
     left.set(xlabel="epoch t", ylabel="drop ratio d(t)", ylim=(-0.02, max(0.4, schedule.final, schedule.init) + 0.05))
     last = schedule.kept(epochs - 1, patch_tokens)
     right.set(xlabel="epoch t", ylabel=f"kept patch tokens k(t) of {patch_tokens}", ylim=(0, patch_tokens * 1.08))
-    right.annotate(f"{last}", (epochs - 1, last), textcoords="offset points", xytext=(-4, -12), ha="right", color=BLUE)
+    right.annotate(f"{last}", (epochs, last), textcoords="offset points", xytext=(-4, -12), ha="right", color=BLUE)
     for axes in (left, right):
         axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if reference is not None:
             axes.legend(frameon=False, fontsize=8)
     return figure
@@ -104,4 +105,5 @@ def _line(axes, records: list[EpochRecord], name: str, label: str, colour: str, 
 
 def _finish(axes) -> None:
     axes.grid(alpha=0.3)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # there are no half epochs
     axes.legend(frameon=False, fontsize=8)

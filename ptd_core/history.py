@@ -83,12 +83,26 @@ def write_metrics(records: list[EpochRecord], chapter: str, path: Path) -> None:
     There `train_acc` and `train_acc_clean` both mean accuracy on the augmented batch against the image's own label.
     """
     if chapter == "baseline":
-        columns = {"epoch": "epoch", "train_loss": "train_loss", "train_acc": "train_accuracy",
-                   "val_loss": "test_loss", "val_acc": "test_accuracy", "lr": "lr"}
+        columns = {
+            "epoch": "epoch",
+            "train_loss": "train_loss",
+            "train_acc": "train_accuracy",
+            "val_loss": "test_loss",
+            "val_acc": "test_accuracy",
+            "lr": "lr",
+        }
     else:
-        columns = {"epoch": "epoch", "train_loss": "train_loss", "train_acc_clean": "train_accuracy",
-                   "val_loss_raw": "test_loss", "val_acc_raw": "test_accuracy", "val_loss_ema": "ema_test_loss",
-                   "val_acc_ema": "ema_test_accuracy", "lr": "lr", "epoch_time_sec": "train_seconds"}
+        columns = {
+            "epoch": "epoch",
+            "train_loss": "train_loss",
+            "train_acc_clean": "train_accuracy",
+            "val_loss_raw": "test_loss",
+            "val_acc_raw": "test_accuracy",
+            "val_loss_ema": "ema_test_loss",
+            "val_acc_ema": "ema_test_accuracy",
+            "lr": "lr",
+            "epoch_time_sec": "train_seconds",
+        }
     _write_rows(path, list(columns), [[getattr(record, name) for name in columns.values()] for record in records])
 
 
@@ -102,5 +116,7 @@ def _write_rows(path: Path, header: list[str], rows: list[list]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([["" if isinstance(value, float) and math.isnan(value) else value for value in row] for row in rows])
+    writer.writerows(
+        [["" if isinstance(value, float) and math.isnan(value) else value for value in row] for row in rows]
+    )
     write_atomically(path, text.getvalue().encode())

@@ -26,7 +26,11 @@ class ConvStem(nn.Sequential):
         channels = (3, width, 2 * width, embed_dim)
         layers = []
         for before, after, step in zip(channels, channels[1:], strides):
-            layers += [nn.Conv2d(before, after, 3, stride=step, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [
+                nn.Conv2d(before, after, 3, stride=step, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
         super().__init__(*layers)
 
 

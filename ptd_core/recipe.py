@@ -34,21 +34,32 @@ class Recipe(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     # run
-    run: str = _setting("", "name of the run's folder; empty: made from chapter, dataset and settings",
-                        place=True, pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,99})?$")
+    run: str = _setting(
+        "",
+        "name of the run's folder; empty: made from chapter, dataset and settings",
+        place=True,
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,99})?$",
+    )
     seed: int = _setting(0, "seed of initialisation, order, augmentation and dropout", ge=0, le=2**31 - 1)
-    device: str = _setting("auto", "auto, cpu, mps, cuda or cuda:N; auto takes CUDA, then MPS, then the CPU",
-                           place=True, pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$")
+    device: str = _setting(
+        "auto",
+        "auto, cpu, mps, cuda or cuda:N; auto takes CUDA, then MPS, then the CPU",
+        place=True,
+        pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
+    )
     precision: Literal["auto", "fp32", "bf16"] = _setting(
-        "auto", "auto, fp32 or bf16 (autocast); auto: bf16 on CUDA, fp32 elsewhere")
+        "auto", "auto, fp32 or bf16 (autocast); auto: bf16 on CUDA, fp32 elsewhere"
+    )
     attention: Literal["auto", "fused", "explicit"] = _setting(
-        "auto", "auto, fused or explicit; auto: explicit for bf16 on the CPU, fused elsewhere")
+        "auto", "auto, fused or explicit; auto: explicit for bf16 on the CPU, fused elsewhere"
+    )
     out_dir: str = _setting("", "folder that receives figures/ and runs/; empty: the project's own", place=True)
     checkpoint_every: int = _setting(1, "epochs between checkpoints", place=True, ge=1)
 
     # data
     dataset: Literal["shapes", "cifar100", "cifar10", "folder"] = _setting(
-        "shapes", "shapes (generated), cifar100, cifar10 or folder (class folders of images)")
+        "shapes", "shapes (generated), cifar100, cifar10 or folder (class folders of images)"
+    )
     data_dir: str = _setting("data", "where the dataset lies; shapes needs none", place=True, min_length=1)
     download: bool = _setting(True, "let torchvision download an absent CIFAR", place=True)
     image_size: int = _setting(32, "image side in pixels; CIFAR has 32", ge=8, le=512)
@@ -117,8 +128,9 @@ class Recipe(BaseModel):
             refuse("drop_start drop_end", "drop_end must not come before drop_start")
         for name in ("drop_init", "drop_final"):
             if self.schedule.tokens_at_ratio(getattr(self, name), self.patch_tokens) < 1:
-                refuse(f"{name} image_size stem_stride",
-                       f"of {self.patch_tokens} patch tokens less than one would be kept")
+                refuse(
+                    f"{name} image_size stem_stride", f"of {self.patch_tokens} patch tokens less than one would be kept"
+                )
         if self.mixes and self.batch_size % 2:
             refuse("batch_size mixup_alpha cutmix_alpha", "mixing pairs the images of a batch, which must be even")
         if self.subset and self.subset < self.batch_size:
@@ -134,8 +146,14 @@ class Recipe(BaseModel):
 
     @property
     def schedule(self) -> DropSchedule:
-        return DropSchedule(init=self.drop_init, final=self.drop_final, start=self.drop_start, end=self.drop_end,
-                            gamma=self.drop_gamma, hold=self.drop_hold)
+        return DropSchedule(
+            init=self.drop_init,
+            final=self.drop_final,
+            start=self.drop_start,
+            end=self.drop_end,
+            gamma=self.drop_gamma,
+            hold=self.drop_hold,
+        )
 
     @property
     def mixes(self) -> bool:
@@ -157,8 +175,11 @@ class Recipe(BaseModel):
 
     def essence(self) -> dict[str, Any]:
         """The parameters that decide the result: all but names of places and devices."""
-        return {name: getattr(self, name) for name, field in type(self).model_fields.items()
-                if field.json_schema_extra is not _PLACE}
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if field.json_schema_extra is not _PLACE
+        }
 
     def differences(self, other: "Recipe") -> list[str]:
         """One phrase for each essential parameter in which two recipes differ."""
@@ -223,7 +244,9 @@ def _explain(error: ValidationError, source: str) -> str:
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(Recipe.model_fields)}"
             lines.append(f"{name} = {_short(item['input'])} is not a parameter; {hint}")
         elif name in Recipe.model_fields:
-            lines.append(f"{name} must be {allowed(name)}; got {_short(item['input'])}" + _yaml_hint(name, item["input"]))
+            lines.append(
+                f"{name} must be {allowed(name)}; got {_short(item['input'])}" + _yaml_hint(name, item["input"])
+            )
         else:  # from _consistent
             lines.append(item["msg"].removeprefix("Value error, "))
     return f"{source}: " + "\n  ".join(lines)
@@ -236,8 +259,12 @@ def allowed(name: str) -> str:
     if choices:
         return "one of " + ", ".join(map(repr, choices))
     words = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[field.annotation]
-    phrases = {annotated_types.Ge: ("at least", "ge"), annotated_types.Gt: ("above", "gt"),
-               annotated_types.Le: ("at most", "le"), annotated_types.Lt: ("below", "lt")}
+    phrases = {
+        annotated_types.Ge: ("at least", "ge"),
+        annotated_types.Gt: ("above", "gt"),
+        annotated_types.Le: ("at most", "le"),
+        annotated_types.Lt: ("below", "lt"),
+    }
     bounds = []
     for mark in field.metadata:
         if type(mark) in phrases:
@@ -271,6 +298,8 @@ def parameters_cell(**defaults) -> str:
     for name, field in Recipe.model_fields.items():
         kind = type(get_args(field.annotation)[0]) if get_args(field.annotation) else field.annotation
         assert field.default is not PydanticUndefined
-        value = json.dumps(defaults.get(name, field.default)) if kind is str else repr(defaults.get(name, field.default))
+        value = (
+            json.dumps(defaults.get(name, field.default)) if kind is str else repr(defaults.get(name, field.default))
+        )
         lines.append(f"{name}: {kind.__name__} = {value}  # {field.description}")
     return "\n".join(lines)

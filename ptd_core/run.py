@@ -1,4 +1,4 @@
-"""One whole run: data, training, checkpoints, records, figures. Chapters and the command line both call `run`."""
+"""One whole run: data, training, checkpoints, records, figures. Chapters and the command line both call `execute`."""
 
 import json
 import shutil
@@ -73,7 +73,7 @@ class Folders:
                 ) from None
 
 
-def run(recipe: Recipe, progress: Progress | None = None) -> Run:
+def execute(recipe: Recipe, progress: Progress | None = None) -> Run:
     """Train what the recipe says, or take it up where an earlier call stood, or show it if it is finished.
 
     Raises OutputError if the run's folder holds another recipe's run or cannot be written, DataError, DeviceError,
@@ -118,9 +118,13 @@ def describe(recipe: Recipe, dataset: Dataset, trainer: Trainer) -> list[str]:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     price = cost(recipe, trainer.classes)
     with_drop, without = run_training_cost(recipe, trainer.classes)
-    first, last = recipe.schedule.kept(0, recipe.patch_tokens), recipe.schedule.kept(recipe.epochs - 1, recipe.patch_tokens)
+    first, last = (
+        recipe.schedule.kept(0, recipe.patch_tokens),
+        recipe.schedule.kept(recipe.epochs - 1, recipe.patch_tokens),
+    )
     lines = [
-        f"run       {recipe.run_name}: {recipe.epochs} epochs of {trainer.steps_per_epoch} steps of {recipe.batch_size} images",
+        f"run       {recipe.run_name}: {recipe.epochs} epochs of {trainer.steps_per_epoch} steps "
+        f"of {recipe.batch_size} images",
         f"data      {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
         f"{recipe.image_size} px, {trainer.classes} classes",
         f"model     {parameters:,} parameters, {recipe.patch_tokens} patch tokens, training "
@@ -229,7 +233,8 @@ def _info(recipe: Recipe, trainer: Trainer, records: list[EpochRecord], finished
             "flops_bound_on_speedup": without / with_drop,
         },
         "epochs": len(records),
-        "results": last and {
+        "results": last
+        and {
             "test_accuracy": last.headline,
             "test_accuracy_raw": last.test_accuracy,
             "clean_train_accuracy": last.clean_train_accuracy,

@@ -1,9 +1,9 @@
 """`shapes`: a generated dataset whose every image says where its object is.
 
-One object of ten kinds, of random colour, size, rotation and place, lies over cluttered ground: a colour gradient,
-noise at several scales and stray strokes. The kind decides the outline and nothing else: colour, area and place are
-drawn in the same way for all kinds, so that only shape tells them apart. The exact mask of the object comes with
-every image, which makes it possible to ask whether kept tokens are the object's.
+One object of ten kinds, of random colour, size, tilt and place, lies over cluttered ground: a colour gradient,
+noise at several scales and stray strokes. The kind decides the outline and nothing else: colour, area, tilt and
+place are drawn in the same way for all kinds, so that only shape tells them apart. The exact mask of the object comes
+with every image, which makes it possible to ask whether kept tokens are the object's.
 
 Image i of a split is a function of (split, i, image_size) alone; no training seed changes it.
 Symbols: n images, S pixels a side; coordinates x to the right and y downwards, in units of the image's side.
@@ -93,9 +93,7 @@ def _draw_chunk(split: str, number: int, size: int) -> Scene:
     return Scene(image, labels, coverage >= 0.5, colours, areas, centres)
 
 
-def _coverage(
-    labels: np.ndarray, areas: np.ndarray, centres: np.ndarray, angles: np.ndarray, size: int
-) -> np.ndarray:
+def _coverage(labels: np.ndarray, areas: np.ndarray, centres: np.ndarray, angles: np.ndarray, size: int) -> np.ndarray:
     """float32 (n, S, S): the share of each pixel that the object covers, from 4 x 4 points within it."""
     points = size * SUPERSAMPLING
     axis = (np.arange(points, dtype=np.float32) + 0.5) / points

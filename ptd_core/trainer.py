@@ -27,7 +27,8 @@ from ptd_core.recipe import Recipe
 from ptd_core.schedule import learning_rate
 from ptd_core.seeding import generator, torch_seed
 
-AUGMENTED_AT_ONCE = 8192  # images; large enough for bucketed RandAugment, 100 MB as float32 at 32 pixels
+# Images augmented at once: many, for the bucketed operations; on the CPU fewer, where fresh memory costs most.
+AUGMENTED_AT_ONCE = {"cpu": 2048, "cuda": 8192, "mps": 8192}
 LOSS_CHECKS_PER_EPOCH = 20  # each waits for the device; between them a step never does
 
 OnStep = Callable[[int, int, int], None]  # epoch, steps done in it, steps in it
@@ -190,7 +191,7 @@ class Trainer:
         correct = torch.zeros((), device=self.device)
         weights = self._mixing_weights(epoch)
         check_every = -(-steps // LOSS_CHECKS_PER_EPOCH)
-        for step, (images, labels) in enumerate(self._batches(epoch)):
+        for step, (images, labels) in enumerate(self.batches(epoch)):
             lr = self._set_lr(epoch * steps + step)
             loss, logits = self._step(images, labels, keep, None if weights is None else weights[step])
             losses[step] = loss
@@ -221,7 +222,7 @@ class Trainer:
         self.optimizer.step()
         return loss.detach(), logits.detach()
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's augmented batches in its own random order; images that do not fill a last batch sit out."""
         size = self.recipe.batch_size
         order = generator(self.recipe.seed, epoch, "order").permutation(len(self.train))[: self.steps_per_epoch * size]
@@ -232,7 +233,7 @@ class Trainer:
             self.augmentation,
             seed=self.recipe.seed,
             epoch=epoch,
-            chunk=max(1, AUGMENTED_AT_ONCE // size) * size,
+            chunk=max(1, AUGMENTED_AT_ONCE[self.device.type] // size) * size,
         )
         return zip((batch for chunk in chunks for batch in chunk.split(size)), labels)
 

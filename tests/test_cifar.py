@@ -195,8 +195,11 @@ RGB = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         (png(RGB)[:16] + (60_000).to_bytes(4, "big") * 2 + png(RGB)[24:], "60000 x 60000"),
         (png(RGB)[:-200], "damaged"),
         (corrupted(png(RGB)), "damaged"),
+        # Decoders may let these two pass: a wrong checksum of the pixels, and an end that is missing.
+        (png(RGB)[:-16] + bytes(4) + png(RGB)[-12:], "damaged"),
+        (png(RGB)[:-12], "damaged"),
     ],
-    ids=["null", "empty", "gif", "grey", "size", "enormous", "truncated", "bit flip"],
+    ids=["null", "empty", "gif", "grey", "size", "enormous", "truncated", "bit flip", "checksum", "no end"],
 )
 def test_wrong_image_is_named_by_file_and_row(hub, truth, image, words):
     images, labels = truth["train"]

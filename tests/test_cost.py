@@ -9,12 +9,24 @@ from ptd_core.recipe import Recipe
 from ptd_core.trainer import build_model
 
 PUBLISHED = {
-    "stem_width": 64, "embed_dim": 192, "depth": 6, "num_heads": 6, "epochs": 200, "drop_start": 40, "drop_end": 140,
+    "stem_width": 64,
+    "embed_dim": 192,
+    "depth": 6,
+    "num_heads": 6,
+    "epochs": 200,
+    "drop_start": 40,
+    "drop_end": 140,
 }
 
 
-@pytest.mark.parametrize("sizes", [{}, {"depth": 3, "stem_stride": 4, "embed_dim": 48, "mlp_ratio": 2.5},
-                                   {"stem_stride": 1, "image_size": 8, "qkv_bias": False}])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"depth": 3, "stem_stride": 4, "embed_dim": 48, "mlp_ratio": 2.5},
+        {"stem_stride": 1, "image_size": 8, "qkv_bias": False},
+    ],
+)
 @pytest.mark.parametrize("drop_block", [0, 2])
 @pytest.mark.parametrize("keep", [None, 7, 33])
 def test_agrees_with_torchs_counter(sizes, drop_block, keep):

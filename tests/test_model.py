@@ -9,7 +9,15 @@ import ptd_core.model  # noqa: F401  registers hybrid_vit with timm
 from ptd_core.model import HybridViT
 from ptd_core.saliency import gather_tokens
 
-SMALL = {"num_classes": 7, "img_size": 16, "stem_width": 8, "stem_stride": 2, "embed_dim": 32, "depth": 3, "num_heads": 4}
+SMALL = {
+    "num_classes": 7,
+    "img_size": 16,
+    "stem_width": 8,
+    "stem_stride": 2,
+    "embed_dim": 32,
+    "depth": 3,
+    "num_heads": 4,
+}
 
 
 def small(**options) -> HybridViT:
@@ -28,7 +36,9 @@ def full_attention_then_gather(model: HybridViT, images, keep):
         q, k, v = F.linear(y, attention.qkv.weight, attention.qkv.bias).chunk(3, dim=-1)
         q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
         weights = torch.softmax(torch.einsum("bhid,bhjd->bhij", q, k) / q.shape[-1] ** 0.5, dim=-1)
-        out = F.linear(torch.einsum("bhij,bhjd->bihd", weights, v).flatten(2), attention.proj.weight, attention.proj.bias)
+        out = F.linear(
+            torch.einsum("bhij,bhjd->bihd", weights, v).flatten(2), attention.proj.weight, attention.proj.bias
+        )
         if number == model.drop_block and keep is not None:
             scores = weights[:, :, 0, 1:].mean(1)
             best = scores.argsort(dim=1, descending=True)[:, :keep] + 1
