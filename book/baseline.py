@@ -52,13 +52,13 @@ dataset: str = "shapes"  # shapes (generated), cifar100, cifar10 or folder (clas
 data_dir: str = "data"  # where the dataset lies; shapes needs none
 download: bool = True  # let torchvision download an absent CIFAR
 image_size: int = 32  # image side in pixels; CIFAR has 32
-subset: int = 0  # training images, class-balanced; 0: all
-test_subset: int = 0  # test images, class-balanced; 0: all
-stem_width: int = 16  # channels after the first stem convolution, doubled by the second
-stem_stride: int = 2  # image pixels per token side: 1, 2, 4 or 8
-embed_dim: int = 64  # embedding width
+subset: int = 4000  # training images, class-balanced; 0: all
+test_subset: int = 1000  # test images, class-balanced; 0: all
+stem_width: int = 32  # channels after the first stem convolution, doubled by the second
+stem_stride: int = 4  # image pixels per token side: 1, 2, 4 or 8
+embed_dim: int = 96  # embedding width
 depth: int = 4  # number of transformer blocks
-num_heads: int = 4  # attention heads; must divide embed_dim
+num_heads: int = 3  # attention heads; must divide embed_dim
 mlp_ratio: float = 4.0  # hidden width of the MLP over embed_dim
 qkv_bias: bool = True  # bias in the query, key and value projections
 dropout: float = 0.0  # dropout after positions, attention projection and in the MLP
@@ -66,7 +66,7 @@ drop_path: float = 0.0  # drop-path rate of the last block, rising linearly from
 drop_init: float = 0.0  # drop ratio before drop_start
 drop_final: float = 0.0  # drop ratio from drop_end on; 0 with drop_init 0 is the baseline
 drop_start: int = 2  # epoch at which the drop ratio begins to rise, counted from 0
-drop_end: int = 7  # epoch from which it is drop_final
+drop_end: int = 8  # epoch from which it is drop_final
 drop_gamma: float = 2.0  # exponent of the rise
 drop_hold: bool = True  # hold drop_final after drop_end; False: all tokens again
 drop_block: int = 0  # block that drops tokens, counted from 0
@@ -87,7 +87,7 @@ weight_decay: float = 0.05  # decoupled weight decay, on every parameter
 warmup_epochs: int = 1  # epochs of linear warm-up, before the cosine
 grad_clip: float = 1.0  # largest gradient norm; 0: no clipping
 label_smoothing: float = 0.03  # label smoothing
-ema_decay: float = 0.99  # decay of the weights' moving average; 0: off
+ema_decay: float = 0.98  # decay of the weights' moving average; 0: off
 
 # %%
 recipe = notebook.read_recipe(globals(), before, chapter="baseline")

@@ -84,7 +84,7 @@ def saliency_figure(
 def show_saliency(axes, saliency_GG: Tensor, highest: float):
     """One map on a scale from 0 to `highest`; returns the picture, for a colour bar."""
     _bare(axes)
-    return axes.imshow(saliency_GG, cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
+    return axes.imshow(saliency_GG.numpy(), cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
 
 
 def show_kept(axes, split: Split, number: int, kept_GG: Tensor) -> None:
@@ -94,7 +94,7 @@ def show_kept(axes, split: Split, number: int, kept_GG: Tensor) -> None:
     kept = kept_GG.repeat_interleave(pixels, 0).repeat_interleave(pixels, 1)
     _show(axes, (image * torch.where(kept, 1.0, 0.25)).byte())
     if split.masks is not None:
-        axes.contour(split.masks[number].cpu().float(), levels=[0.5], colors=RED, linewidths=1)
+        axes.contour(split.masks[number].cpu().float().numpy(), levels=[0.5], colors=RED, linewidths=1)
 
 
 def coverage_figure(model: HybridViT, images: Tensor, objects_BSS: Tensor, stamp: str = "") -> Figure:
@@ -119,7 +119,7 @@ def coverage_figure(model: HybridViT, images: Tensor, objects_BSS: Tensor, stamp
 
 def _show(axes, image_3SS: Tensor) -> None:
     _bare(axes)
-    axes.imshow(image_3SS.cpu().permute(1, 2, 0), interpolation="nearest")
+    axes.imshow(image_3SS.cpu().permute(1, 2, 0).numpy(), interpolation="nearest")
 
 
 def _bare(axes) -> None:

@@ -63,15 +63,15 @@ class Recipe(BaseModel):
     data_dir: str = _setting("data", "where the dataset lies; shapes needs none", place=True, min_length=1)
     download: bool = _setting(True, "let torchvision download an absent CIFAR", place=True)
     image_size: int = _setting(32, "image side in pixels; CIFAR has 32", ge=8, le=512)
-    subset: int = _setting(0, "training images, class-balanced; 0: all", ge=0)
-    test_subset: int = _setting(0, "test images, class-balanced; 0: all", ge=0)
+    subset: int = _setting(4000, "training images, class-balanced; 0: all", ge=0)
+    test_subset: int = _setting(1000, "test images, class-balanced; 0: all", ge=0)
 
     # model
-    stem_width: int = _setting(16, "channels after the first stem convolution, doubled by the second", ge=1, le=512)
-    stem_stride: Literal[1, 2, 4, 8] = _setting(2, "image pixels per token side: 1, 2, 4 or 8")
-    embed_dim: int = _setting(64, "embedding width", ge=1, le=4096)
+    stem_width: int = _setting(32, "channels after the first stem convolution, doubled by the second", ge=1, le=512)
+    stem_stride: Literal[1, 2, 4, 8] = _setting(4, "image pixels per token side: 1, 2, 4 or 8")
+    embed_dim: int = _setting(96, "embedding width", ge=1, le=4096)
     depth: int = _setting(4, "number of transformer blocks", ge=1, le=64)
-    num_heads: int = _setting(4, "attention heads; must divide embed_dim", ge=1, le=64)
+    num_heads: int = _setting(3, "attention heads; must divide embed_dim", ge=1, le=64)
     mlp_ratio: float = _setting(4.0, "hidden width of the MLP over embed_dim", gt=0, le=16)
     qkv_bias: bool = _setting(True, "bias in the query, key and value projections")
     dropout: float = _setting(0.0, "dropout after positions, attention projection and in the MLP", ge=0, lt=1)
@@ -81,7 +81,7 @@ class Recipe(BaseModel):
     drop_init: float = _setting(0.0, "drop ratio before drop_start", ge=0, lt=1)
     drop_final: float = _setting(0.35, "drop ratio from drop_end on; 0 with drop_init 0 is the baseline", ge=0, lt=1)
     drop_start: int = _setting(2, "epoch at which the drop ratio begins to rise, counted from 0", ge=0)
-    drop_end: int = _setting(7, "epoch from which it is drop_final", ge=0)
+    drop_end: int = _setting(8, "epoch from which it is drop_final", ge=0)
     drop_gamma: float = _setting(2.0, "exponent of the rise", gt=0, le=16)
     drop_hold: bool = _setting(True, "hold drop_final after drop_end; False: all tokens again")
     drop_block: int = _setting(0, "block that drops tokens, counted from 0", ge=0)
@@ -106,7 +106,7 @@ class Recipe(BaseModel):
     warmup_epochs: int = _setting(1, "epochs of linear warm-up, before the cosine", ge=0)
     grad_clip: float = _setting(1.0, "largest gradient norm; 0: no clipping", ge=0)
     label_smoothing: float = _setting(0.03, "label smoothing", ge=0, lt=1)
-    ema_decay: float = _setting(0.99, "decay of the weights' moving average; 0: off", ge=0, lt=1)
+    ema_decay: float = _setting(0.98, "decay of the weights' moving average; 0: off", ge=0, lt=1)
 
     # what the values say together
 

@@ -84,7 +84,6 @@ def execute(recipe: Recipe, progress: Progress | None = None) -> Run:
     resolve_device(recipe.device)  # an absent device is refused before data is read
     folders = Folders.of(recipe)
     _refuse_other_recipe(recipe, folders)
-    folders.create()
     dataset = data.load(
         recipe.dataset,
         recipe.data_dir,
@@ -94,6 +93,7 @@ def execute(recipe: Recipe, progress: Progress | None = None) -> Run:
         download=recipe.download,
     )
     trainer = Trainer(recipe, dataset)
+    folders.create()  # only now: a refusal above leaves nothing behind
     records = _take_up(recipe, trainer, folders)
     for line in describe(recipe, dataset, trainer):
         progress.say(line)

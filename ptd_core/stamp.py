@@ -9,7 +9,7 @@ import torch
 from ptd_core.dataset import PROJECT_ROOT
 from ptd_core.device import describe_device
 
-_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pyarrow", "pydantic")
+_LIBRARIES = ("torchvision", "timm", "numpy", "pyarrow", "pydantic")
 
 
 def commit() -> str | None:
@@ -26,7 +26,11 @@ def stamp(device: torch.device) -> dict:
     """Device, versions and commit, as they stand in run.json and under figures."""
     return {
         "device": describe_device(device),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,  # with its CUDA version, which the package metadata leaves out
+            **{name: _version(name) for name in _LIBRARIES},
+        },
         "commit": commit(),
     }
 

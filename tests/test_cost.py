@@ -10,6 +10,7 @@ from ptd_core.trainer import build_model
 
 PUBLISHED = {
     "stem_width": 64,
+    "stem_stride": 2,
     "embed_dim": 192,
     "depth": 6,
     "num_heads": 6,
@@ -63,5 +64,5 @@ def test_no_single_block_reaches_the_published_speed_up():
 def test_keep_all_is_no_drop_and_bad_keep_is_refused():
     recipe = Recipe()
     assert cost(recipe, 10, recipe.patch_tokens) == cost(recipe, 10)
-    with pytest.raises(ValueError, match="from 1 to the 256"):
+    with pytest.raises(ValueError, match=f"from 1 to the {recipe.patch_tokens} patch"):
         cost(recipe, 10, 0)

@@ -1,0 +1,118 @@
+"""The chapters: paired, empty of outputs, with parameters that papermill lists, and running from where readers run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+import pytest
+
+from conftest import TINY
+
+from ptd_core.recipe import Recipe, parameters_cell
+
+ROOT = Path(__file__).parent.parent
+BOOK = ROOT / "book"
+CHAPTERS = {"baseline": {"drop_final": 0.0}, "ptd": {}}
+
+
+def chapter_notebook(chapter):
+    return nbformat.read(BOOK / f"{chapter}.ipynb", as_version=4)
+
+
+def run_papermill(chapter, out, folder, parameters):
+    """The command as a reader types it, from `folder`, with this environment's papermill."""
+    command = [sys.executable, "-m", "papermill", os.path.relpath(BOOK / f"{chapter}.ipynb", folder), str(out)]
+    command += [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def test_all_chapters_are_known_here():
+    assert {path.stem for path in BOOK.glob("*.ipynb")} == {path.stem for path in BOOK.glob("*.py")} == set(CHAPTERS)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_notebook_and_script_are_the_same_chapter(chapter):
+    notebook, script = chapter_notebook(chapter), jupytext.read(BOOK / f"{chapter}.py")
+
+    def cells(book):
+        return [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in book.cells]
+
+    assert cells(notebook) == cells(script)
+    assert notebook.metadata.kernelspec.name == script.metadata.kernelspec.name == "python3"
+    assert "jupytext" not in notebook.metadata  # the pairing stands in jupytext.toml alone
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_notebook_holds_no_outputs(chapter):
+    for cell in chapter_notebook(chapter).cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+            assert set(cell.metadata) <= {"tags"}
+
+
+@pytest.mark.parametrize(("chapter", "defaults"), CHAPTERS.items())
+def test_parameters_cell_is_the_recipe(chapter, defaults):
+    (cell,) = [cell for cell in chapter_notebook(chapter).cells if "parameters" in cell.metadata.get("tags", [])]
+    assert cell.source == parameters_cell(**defaults)
+
+
+@pytest.mark.parametrize(("chapter", "defaults"), CHAPTERS.items())
+def test_papermill_lists_every_parameter_with_its_help(chapter, defaults):
+    listed = papermill.inspect_notebook(str(BOOK / f"{chapter}.ipynb"))
+    assert list(listed) == list(Recipe.model_fields)
+    for name, field in Recipe.model_fields.items():
+        assert listed[name]["help"] == field.description
+        value = json.loads(listed[name]["default"].replace("True", "true").replace("False", "false"))
+        assert value == defaults.get(name, field.default)
+
+
+@pytest.mark.parametrize(("chapter", "folder"), [("baseline", ROOT), ("ptd", BOOK)])
+def test_chapter_runs_from_the_root_and_from_its_folder(chapter, folder, tmp_path):
+    parameters = {**TINY, **CHAPTERS[chapter], "out_dir": tmp_path, "run": "tiny"}
+    result = run_papermill(chapter, tmp_path / "out.ipynb", folder, parameters)
+    assert result.returncode == 0, result.stderr[-3000:]
+    book = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    kinds = [kind for output in outputs for kind in output.get("data", {})]
+    assert kinds.count("image/png") >= 5
+    assert kinds.count("application/vnd.jupyter.widget-view+json") == {"baseline": 1, "ptd": 2}[chapter]
+    text = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert text.count("epoch   ") == 3 and "estimate" not in text.split("epoch   1/3")[1]  # one line an epoch
+    made = {path.name for path in (tmp_path / "figures" / "tiny").iterdir()}
+    assert {f"{chapter}_saliency.png", f"{chapter}_accuracy.png", "run.json"} <= made
+
+
+def test_reading_the_parameters_again_after_the_last_cell_finds_nothing_new(tmp_path):
+    """Readers change a parameter and run again from there: names that later cells made must not be in the way."""
+    book = chapter_notebook("ptd")
+    book.cells.append(
+        nbformat.v4.new_code_cell('assert notebook.read_recipe(globals(), before, chapter="ptd") == recipe')
+    )
+    nbformat.write(book, tmp_path / "again.ipynb")
+    parameters = {**TINY, "out_dir": str(tmp_path), "epochs": 1}
+    papermill.execute_notebook(
+        tmp_path / "again.ipynb", tmp_path / "out.ipynb", parameters=parameters, progress_bar=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("chapter", "parameters", "words"),
+    [
+        ("ptd", {"drop_finl": 0.3}, "drop_finl = 0.3 is not a parameter; did you mean drop_final?"),
+        ("ptd", {"epochs": 0}, "epochs must be an integer at least 1"),
+        ("baseline", {"drop_final": 0.35}, "this chapter trains with all tokens"),
+        ("ptd", {"dataset": "cifar100", "data_dir": "nowhere", "download": False}, "nowhere"),
+    ],
+)
+def test_bad_parameters_fail_the_notebook(chapter, parameters, words, tmp_path):
+    result = run_papermill(chapter, tmp_path / "out.ipynb", ROOT, {**parameters, "out_dir": tmp_path})
+    assert result.returncode != 0
+    assert words in result.stderr
+    assert not (tmp_path / "figures").exists()

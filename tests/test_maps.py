@@ -1,0 +1,110 @@
+"""Saliency maps, kept tokens and object coverage against brute force; explorers that answer to their sliders."""
+
+import ipywidgets
+import pytest
+import torch
+
+from ptd_core import widgets
+from ptd_core.dataset import Split
+from ptd_core.figures import accuracy_figure, drop_figure
+from ptd_core.history import NAN, EpochRecord
+from ptd_core.maps import attention_maps, kept_mask, object_coverage, saliency_figure
+from ptd_core.progress import Progress
+from ptd_core.run import execute
+from ptd_core.schedule import DropSchedule
+from ptd_core.trainer import build_model
+
+
+def test_attention_maps_are_the_class_tokens_row_without_itself(tiny):
+    model = build_model(tiny(), 10).train()
+    images = torch.randn(3, 3, 16, 16)
+    maps = attention_maps(model, images, block=1)
+    assert maps.shape == (3, 2, 8, 8) and model.training
+    rows = model.eval().class_attention(images, 1)
+    assert torch.equal(maps.flatten(2), rows[:, :, 1:].detach())
+    assert bool((maps.flatten(2).sum(-1) < 1).all())
+
+
+@pytest.mark.parametrize("keep", [1, 7, 15, 16])
+def test_kept_mask_marks_the_highest(keep):
+    saliency = torch.rand(5, 4, 4, generator=torch.Generator().manual_seed(1))
+    mask = kept_mask(saliency, keep)
+    for image in range(5):
+        limit = sorted(saliency[image].flatten().tolist(), reverse=True)[keep - 1]
+        assert torch.equal(mask[image], saliency[image] >= limit)
+
+
+def test_object_coverage_counts_pixels():
+    kept = torch.tensor([[[True, False], [False, True]]])
+    objects = torch.zeros(1, 4, 4, dtype=torch.bool)
+    objects[0, 1:3, 0:4] = True
+    inside = sum(bool(kept[0, y // 2, x // 2]) for y in range(4) for x in range(4) if objects[0, y, x])
+    assert object_coverage(kept, objects) == inside / 8 == 0.5
+
+
+def test_random_tokens_cover_as_much_as_they_are(tiny_shapes):
+    """The diagonal of the coverage figure, on the objects of the generated images."""
+    objects = tiny_shapes.train.masks
+    saliency = torch.rand(len(objects), 8, 8, generator=torch.Generator().manual_seed(0))
+    assert object_coverage(kept_mask(saliency, 32), objects) == pytest.approx(0.5, abs=0.04)
+
+
+def test_saliency_figure_shows_each_image_with_its_map(tiny_shapes):
+    split = Split(tiny_shapes.test.images[:3], tiny_shapes.test.labels[:3], tiny_shapes.test.masks[:3])
+    saliency = torch.rand(3, 8, 8)
+    figure = saliency_figure(split, saliency, 20, ["a", "b", "c"])
+    axes = figure.axes
+    assert torch.equal(torch.as_tensor(axes[1].images[0].get_array()), split.images[1].permute(1, 2, 0))
+    assert torch.allclose(torch.as_tensor(axes[4].images[0].get_array().data), saliency[1])
+    assert axes[4].images[0].get_clim() == (0, saliency.max().item())
+    darkened = torch.as_tensor(axes[7].images[0].get_array())
+    kept = kept_mask(saliency, 20)[1].repeat_interleave(2, 0).repeat_interleave(2, 1)
+    assert torch.equal(darkened[kept], split.images[1].permute(1, 2, 0)[kept])
+
+
+def test_drop_figure_draws_the_schedule_to_the_end_of_the_last_epoch():
+    schedule = DropSchedule(init=0.1, final=0.5, start=1, end=3, gamma=1.0)
+    left, right = drop_figure(schedule, 4, 100).axes
+    assert left.lines[0].get_xydata().tolist() == [[0, 0.1], [1, 0.1], [2, 0.3], [3, 0.5], [4, 0.5]]
+    assert right.lines[0].get_ydata().tolist() == [90, 90, 70, 50, 50]
+
+
+def test_accuracy_figure_leaves_out_what_was_not_measured():
+    def record(epoch, test, ema=NAN):
+        return EpochRecord(epoch, 0.1, 0.0, 64, 2.0, 10.0 + epoch, NAN, 2.0, test, NAN, ema, 1.0, 1.0, 1.0)
+
+    (axes,) = accuracy_figure([record(0, NAN), record(1, 30.0), record(2, 40.0)]).axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn == {
+        "train, augmented batch, own label": [[1, 10.0], [2, 11.0], [3, 12.0]],
+        "test, raw weights": [[2, 30.0], [3, 40.0]],
+    }
+
+
+def controls(explorer) -> dict[str, ipywidgets.Widget]:
+    return {child.description: child for child in explorer.children[0].children}
+
+
+def test_drop_explorer_answers_with_the_bound(tiny):
+    explorer = widgets.drop_explorer(tiny(epochs=10, drop_start=0, drop_end=0), classes=10)
+    bound = explorer.children[1]
+    with_drop = bound.value
+    controls(explorer)["d_final"].value = 0.0
+    assert bound.value != with_drop and "<b>0.0 %</b>" in bound.value and "<b>1.000x</b>" in bound.value
+    assert controls(explorer)["d_final"].step == 0.01
+
+
+def test_saliency_explorer_draws_what_is_chosen(tiny, monkeypatch):
+    shown = []
+    monkeypatch.setattr(widgets, "display", shown.append)
+    done = execute(tiny(epochs=1), Progress(bar=False))
+    explorer = widgets.saliency_explorer(done)
+    assert len(shown) == 1
+    chosen = controls(explorer)
+    chosen["image"].value, chosen["block"].value, chosen["attention"].value, chosen["drop ratio"].value = 5, 1, 1, 0.75
+    figure = shown[-1]
+    images = done.trainer.normalise(done.trainer.test.images[:64].float() / 255)
+    expected = attention_maps(done.model, images, 1)[5, 1]
+    assert torch.allclose(torch.as_tensor(figure.axes[1].images[0].get_array().data), expected)
+    assert figure.axes[2].get_title().startswith("16 of 64 tokens kept")
+    assert done.dataset.classes[done.trainer.test.labels[5]] in figure.axes[0].get_title()

@@ -1,0 +1,144 @@
+"""Parameters: what is refused, with which words, and that files, chapters and command line mean the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ptd_core.errors import RecipeError
+from ptd_core.recipe import Recipe, parameters_cell
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "parameters").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"drop_finl": 0.3}, ["drop_finl", "0.3", "did you mean drop_final?"]),
+        ({"zzz": 1}, ["zzz", "known:", "drop_block"]),
+        ({"lr": "4e-4"}, ["lr", "a number", "'4e-4'", "4.0e-4"]),
+        ({"lr": 0.0}, ["lr", "above 0", "0.0"]),
+        ({"lr": float("nan")}, ["lr", "nan"]),
+        ({"lr": True}, ["lr", "a number", "True"]),
+        ({"epochs": 0}, ["epochs", "at least 1", "got 0"]),
+        ({"epochs": 2.5}, ["epochs", "an integer", "2.5"]),
+        ({"epochs": True}, ["epochs", "an integer", "True"]),
+        ({"epochs": None}, ["epochs", "an integer", "None"]),
+        ({"flip": 1}, ["flip", "true or false", "got 1"]),
+        ({"dataset": "mnist"}, ["dataset", "'shapes', 'cifar100', 'cifar10', 'folder'", "'mnist'"]),
+        ({"run": "../elsewhere"}, ["run", "'../elsewhere'"]),
+        ({"device": "gpu"}, ["device", "cuda", "'gpu'"]),
+        ({"drop_final": 1.0}, ["drop_final", "below 1", "1.0"]),
+        ({"rand_magnitude": 31}, ["rand_magnitude", "at most 30", "31"]),
+        ({"embed_dim": 65}, ["embed_dim = 65", "num_heads", "multiple"]),
+        ({"image_size": 33}, ["image_size = 33", "stem_stride", "multiple"]),
+        ({"drop_start": 8, "drop_end": 7}, ["drop_start = 8", "drop_end = 7", "before"]),
+        ({"drop_final": 0.999}, ["drop_final = 0.999", "less than one"]),
+        ({"drop_block": 64}, ["drop_block = 64", "depth", "from 0 to"]),
+        ({"batch_size": 63, "mixup_alpha": 0.8}, ["batch_size = 63", "mixup_alpha = 0.8", "even"]),
+        ({"dataset": "cifar100", "image_size": 64}, ["dataset = 'cifar100'", "image_size = 64"]),
+        ({"subset": 10, "batch_size": 64}, ["subset = 10", "batch_size = 64", "one batch"]),
+    ],
+)
+def test_bad_values_are_refused_by_name(values, words):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_values(values)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_values({"epochs": 0, "lerning_rate": 1.0, "flip": "yes"})
+    for name in ("epochs", "lerning_rate", "flip"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("epochs: [", ["not valid YAML"]), ("- 1\n- 2\n", ["name: value"]), ("1: 2\n", ["name: value"]),
+     ("lr: 4e-4\n", ["lr", "text; in YAML write"]), ("!!python/object/apply:os.system ['true']\n", ["not valid YAML"])],
+)  # fmt: skip
+def test_bad_files_are_refused(tmp_path, text, words):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_yaml(path)
+    for word in [str(path), *words]:
+        assert word in str(caught.value)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        Recipe.from_yaml(tmp_path / "absent.yaml")
+
+
+def test_command_line_values_are_read_as_their_parameters_type(tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text("epochs: 3\nlr: 1.0e-3\n")
+    recipe = Recipe.from_yaml(path, ["lr=4e-4", "flip=false", "subset=1024", "run=mine", "dataset=cifar10"])
+    assert (recipe.epochs, recipe.lr, recipe.flip, recipe.subset, recipe.run, recipe.dataset) == (
+        3, 4e-4, False, 1024, "mine", "cifar10",
+    )  # fmt: skip
+    for bad in ("epochs=2.5", "flip=maybe", "epoch=3", "dataset=mnist"):
+        with pytest.raises(RecipeError, match=bad.split("=")[0]):
+            Recipe.from_yaml(path, [bad])
+    with pytest.raises(RecipeError, match="name=value"):
+        Recipe.from_yaml(path, ["epochs"])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_parameter_files_load_and_are_named_after_their_run(path):
+    recipe = Recipe.from_yaml(path)
+    assert recipe.run_name == path.stem
+    text = path.read_text()
+    assert f"papermill book/{recipe.chapter}.ipynb out.ipynb -f parameters/{path.name}" in text
+    assert "# Expected: " in text and "to be measured" not in text
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_parameter_files_mean_the_same_in_a_chapter_and_on_the_command_line(path):
+    """The chapters' own defaults differ in drop_final; a file must not depend on which defaults it lands on."""
+    values = yaml.safe_load(path.read_text())
+    chapter = Recipe.from_yaml(path).chapter
+    namespace = {}
+    exec(parameters_cell(**({"drop_final": 0.0} if chapter == "baseline" else {})), namespace)
+    namespace = {name: value for name, value in namespace.items() if not name.startswith("__")}
+    assert Recipe.from_values({**namespace, **values}) == Recipe.from_yaml(path)
+
+
+def test_published_recipes_are_the_published_ones():
+    """The table of the two recipes, cell by cell; the two crossings take the curriculum from the other one."""
+    common = {
+        "crop_padding": 4, "flip": True, "rand_ops": 2, "lr": 4e-4, "weight_decay": 0.05, "warmup_epochs": 5,
+        "epochs": 200, "batch_size": 128, "eval_batch_size": 256, "grad_clip": 1.0, "embed_dim": 192, "depth": 6,
+        "num_heads": 6, "mlp_ratio": 4.0, "stem_width": 64, "stem_stride": 2, "qkv_bias": True, "subset": 0,
+    }  # fmt: skip
+    plain = {"rand_magnitude": 10, "erase": 0.25, "mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.05,
+             "dropout": 0.1, "drop_path": 0.1}  # fmt: skip
+    rich = {"rand_magnitude": 7, "erase": 0.1, "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "cutmix_share": 0.5,
+            "ema_decay": 0.9999, "label_smoothing": 0.03, "dropout": 0.0, "drop_path": 0.05}  # fmt: skip
+    drop = {"drop_init": 0.0, "drop_final": 0.35, "drop_start": 40, "drop_end": 140, "drop_gamma": 2.0,
+            "drop_block": 0, "drop_hold": True}  # fmt: skip
+    none = {"drop_init": 0.0, "drop_final": 0.0}
+    for name, parts in {"baseline": (plain, none), "ptd": (plain, drop), "baseline_aug": (rich, none),
+                        "ptd_aug": (rich, drop)}.items():  # fmt: skip
+        essence = Recipe.from_yaml(ROOT / "parameters" / f"{name}.yaml").essence()
+        expected = {**common, **parts[0], **parts[1]}
+        assert {key: essence[key] for key in expected} == expected
+
+
+def test_fingerprint_ignores_places_and_devices_only():
+    base = Recipe()
+    assert Recipe(device="cpu", out_dir="x", data_dir="y", run="z", download=False).fingerprint == base.fingerprint
+    assert Recipe(seed=1).fingerprint != base.fingerprint
+    assert Recipe().run_name == f"ptd_shapes_{base.fingerprint}"
+
+
+def test_command_line_refuses_before_reading_data(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("dataset: cifar100\ndata_dir: /nowhere\ndrop_finl: 0.3\n")
+    result = subprocess.run([sys.executable, "-m", "ptd_core", path], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "did you mean drop_final" in result.stderr
+    assert "Traceback" not in result.stderr and result.stderr.count("\n") == 1

@@ -1,0 +1,249 @@
+"""Whole runs: what they leave, that they go on where they stood, and that nothing of another run is overwritten."""
+
+import csv
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ptd_core import history
+from ptd_core.checkpoint import load_checkpoint
+from ptd_core.errors import DataError, DeviceError, OutputError, TrainingError
+from ptd_core.history import EpochRecord
+from ptd_core.progress import Progress, duration
+from ptd_core.recipe import Recipe
+from ptd_core.run import execute
+from ptd_core.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
+LEFT = ["accuracy.png", "loss.png", "lr_schedule.png", "history.pkl", "history.csv", "metrics.csv"]
+
+
+class Lines(Progress):
+    """Progress that remembers what it said."""
+
+    def __init__(self):
+        super().__init__(bar=False)
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+def run_files(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(("settings", "chapter"), [({}, "ptd"), ({"drop_final": 0.0}, "baseline")])
+def test_what_a_run_leaves(tiny, tmp_path, settings, chapter):
+    done = execute(tiny(**settings), Lines())
+    folder = tmp_path / "figures" / "tiny"
+    names = {path.name for path in folder.iterdir()}
+    assert {f"{chapter}_{name}" for name in LEFT} | {"run.json"} <= names
+    assert ("ptd_drop_schedule.png" in names) == (chapter == "ptd")
+    assert not [name for name in names if "tmp" in name or name.startswith(".")]
+    for name in names:
+        if name.endswith(".png"):
+            assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+    assert history.read_csv(folder / f"{chapter}_history.csv") == done.records
+    pickled = pickle.loads((folder / f"{chapter}_history.pkl").read_bytes())
+    assert pickled["test_accuracy"] == [record.test_accuracy for record in done.records]
+    with open(folder / f"{chapter}_metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    column = "val_acc_ema" if chapter == "ptd" else "val_acc"
+    expected = [r.ema_test_accuracy if chapter == "ptd" else r.test_accuracy for r in done.records]
+    assert [float(row[column]) for row in rows] == expected
+
+    info = json.loads((folder / "run.json").read_text())
+    assert info["finished"] and info["seed"] == 0 and info["recipe"]["epochs"] == 3
+    assert info["results"]["test_accuracy"] == done.records[-1].headline
+    assert info["versions"]["torch"] == torch.__version__
+    assert info["times"]["train_seconds"] == pytest.approx(sum(r.train_seconds for r in done.records))
+    assert str(tmp_path) not in json.dumps(info)  # no path of one machine
+
+
+def test_metrics_have_the_columns_of_the_original_logs(tmp_path):
+    reference = ROOT.parent / "shared" / "reference"
+    if not reference.exists():
+        pytest.skip("the original's logs are not at ../shared/reference")
+    for chapter, file in (("baseline", "baseline_metrics.csv"), ("ptd", "ptd_aug_metrics.csv")):
+        history.write_metrics([], chapter, tmp_path / "m.csv")
+        assert (tmp_path / "m.csv").read_text().strip() == (reference / file).read_text().splitlines()[0].strip()
+
+
+def test_finished_run_is_shown_not_repeated(tiny, tmp_path):
+    first = execute(tiny(), Lines())
+    before = run_files(tmp_path)
+    progress = Lines()
+    again = execute(tiny(), progress)
+    assert run_files(tmp_path) == before
+    assert any("finished" in line for line in progress.said)
+    assert again.records == first.records
+    for one, two in zip(first.model.state_dict().values(), again.model.state_dict().values()):
+        assert torch.equal(one, two)
+
+
+def test_stopped_run_goes_on_where_it_stood(tiny, tmp_path):
+    whole = execute(tiny(out_dir=str(tmp_path / "whole")), Lines())
+
+    class StopAfterFirst(Lines):
+        def epoch(self, record, epochs):
+            if record.epoch == 1:
+                raise KeyboardInterrupt
+
+    stopped = tiny(out_dir=str(tmp_path / "stopped"))
+    with pytest.raises(KeyboardInterrupt):
+        execute(stopped, StopAfterFirst())
+    progress = Lines()
+    resumed = execute(stopped, progress)
+    assert any("goes on from epoch 1" in line for line in progress.said)
+    assert [r.test_loss for r in resumed.records] == [r.test_loss for r in whole.records]
+    for one, two in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()):
+        assert torch.equal(one, two)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tiny, tmp_path):
+    execute(tiny(), Lines())
+    before = run_files(tmp_path)
+    with pytest.raises(OutputError, match="epochs: 4 asked for, 3 there.*run=NAME"):
+        execute(tiny(epochs=4), Lines())
+    assert run_files(tmp_path) == before
+
+
+def test_absent_device_is_refused_before_anything_is_written(tiny, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(DeviceError, match="'cuda'.*0 CUDA devices"):
+        execute(tiny(device="cuda"), Lines())
+    assert run_files(tmp_path) == {}
+
+
+def test_absent_data_is_refused_with_two_ways_to_get_it(tiny, tmp_path):
+    recipe = tiny(dataset="cifar100", image_size=32, data_dir=str(tmp_path / "none"), download=False)
+    with pytest.raises(DataError) as caught:
+        execute(recipe, Lines())
+    assert "torchvision" in str(caught.value) and "parquet" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_folder_that_cannot_be_written_is_refused(tiny, tmp_path):
+    (tmp_path / "figures").write_text("a file where a folder should be")
+    with pytest.raises(OutputError, match="cannot be written.*out_dir"):
+        execute(tiny(), Lines())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_output_folder_of_somebody_else_is_refused(tmp_path):
+    """As a user without rights; root may write anywhere."""
+    tmp_path.chmod(0o755)
+    code = (
+        "import os, sys; from ptd_core.run import Folders; from ptd_core.recipe import Recipe;"
+        "os.setuid(65534); Folders.of(Recipe(run='x', out_dir=sys.argv[1])).create()"
+    )
+    result = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode != 0 and "cannot be written (Permission denied)" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loss_that_is_not_finite_keeps_what_was_recorded(tiny, tmp_path, monkeypatch):
+    train = Trainer._train
+
+    def explode(self, epoch, keep, on_step):
+        if epoch == 2:
+            with torch.no_grad():
+                self.model.head.weight.fill_(math.inf)
+        return train(self, epoch, keep, on_step)
+
+    monkeypatch.setattr(Trainer, "_train", explode)
+    with pytest.raises(TrainingError, match="epoch 2, step 0"):
+        execute(tiny(), Lines())
+    folder = tmp_path / "figures" / "tiny"
+    assert len(history.read_csv(folder / "ptd_history.csv")) == 2
+    assert json.loads((folder / "run.json").read_text())["finished"] is False
+    _, records, _ = load_checkpoint(tmp_path / "runs" / "tiny" / "last.pt", torch.device("cpu"))
+    assert len(records) == 2
+
+
+def test_damaged_checkpoint_and_one_with_code_are_refused(tiny, tmp_path):
+    execute(tiny(), Lines())
+    path = tmp_path / "runs" / "tiny" / "last.pt"
+    whole = path.read_bytes()
+    witness = tmp_path / "witness"
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (witness,))
+
+    torch.save({"trainer": Evil(), "records": [], "recipe": {}}, path)
+    contents = [path.read_bytes(), whole[: len(whole) // 2], bytes(len(whole)), b"", pickle.dumps(Evil())]
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(OutputError, match=r"last\.pt: is damaged or not a checkpoint"):
+            execute(tiny(), Lines())
+    assert not witness.exists()
+
+
+def test_estimate_and_description_are_said_before_training(tiny):
+    progress = Lines()
+    execute(tiny(subset=640), progress)
+    text = "\n".join(progress.said)
+    for words in ("640 training", "64 patch tokens", "GFLOP an image", "threads", "estimate"):
+        assert words in text
+    assert text.index("estimate") < text.index("epoch   1/3")
+
+
+def test_csv_reads_back_exactly_with_gaps(tmp_path):
+    numbers = {name: 0.1 * place for place, name in enumerate(history.FIELDS)}
+    record = EpochRecord(**{**numbers, "epoch": 3, "kept_tokens": 41, "ema_test_accuracy": math.nan})
+    history.write_csv([record], tmp_path / "h.csv")
+    (read,) = history.read_csv(tmp_path / "h.csv")
+    assert math.isnan(read.ema_test_accuracy) and read.epoch == 3 and read.lr == record.lr
+    assert read.headline == record.test_accuracy
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    history.write_atomically(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        history.write_atomically(path, b"new and longer")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_durations_as_people_say_them():
+    assert [duration(s) for s in (42.4, 200, 49_200)] == ["42 s", "3 min 20 s", "13 h 40 min"]
+
+
+def test_command_line_does_the_same_run(tiny, tmp_path):
+    recipe = tiny(out_dir=str(tmp_path / "a"))
+    execute(recipe, Lines())
+    path = tmp_path / "tiny.yaml"
+    path.write_text("\n".join(f"{k}: {json.dumps(v)}" for k, v in recipe.essence().items()) + "\nrun: tiny\n")
+    command = [sys.executable, "-m", "ptd_core", path, f"out_dir={tmp_path / 'b'}", "device=cpu"]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert result.returncode == 0, result.stderr
+    ours = history.read_csv(tmp_path / "a/figures/tiny/ptd_history.csv")
+    theirs = history.read_csv(tmp_path / "b/figures/tiny/ptd_history.csv")
+    assert [(r.train_loss, r.test_loss) for r in ours] == [(r.train_loss, r.test_loss) for r in theirs]
+    assert Recipe.from_yaml(path) == recipe.model_copy(update={"out_dir": "", "device": "auto"})
+
+
+@pytest.mark.slow
+def test_published_recipe_takes_real_steps_on_real_images(real_cifar100, tmp_path):
+    """The full-size model, augmentation, mixing and averaging on a few real images, one epoch."""
+    recipe = Recipe.from_yaml(
+        ROOT / "parameters" / "ptd_aug.yaml",
+        [f"data_dir={real_cifar100}", f"out_dir={tmp_path}", "epochs=1", "subset=256", "test_subset=100", "device=cpu"],
+    )
+    done = execute(recipe, Lines())
+    assert 4.0 < done.records[0].train_loss < 5.5  # ln 100 = 4.6
+    assert done.info["model"]["parameters"] == 3_035_812
