@@ -1,6 +1,7 @@
-"""python -m ptd_core.compare RUN_FOLDER ... [--figure FILE.png]: finished runs side by side, seeds of a recipe together.
+"""python -m ptd_core.compare RUN_FOLDER ... [--figure FILE.png]: finished runs side by side.
 
-Prints a Markdown table with n, mean and sample standard deviation, and draws every seed as a point.
+Runs that differ in their seed only are one row: mean and sample standard deviation in the printed Markdown table,
+every seed a point in the figure.
 """
 
 import argparse

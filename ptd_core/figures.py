@@ -67,8 +67,10 @@ def drop_figure(
     for drawn, colour, label in ((reference, GREY, "published"), (schedule, BLUE, "this run")):
         if drawn is None:
             continue
-        left.step(times, [drawn.ratio(min(t, epochs - 1)) for t in times], where="post", color=colour, label=label)
-        right.step(times, [drawn.kept(min(t, epochs - 1), patch_tokens) for t in times], where="post", color=colour, label=label)
+        ratios = [drawn.ratio(min(t, epochs - 1)) for t in times]
+        kept = [drawn.kept(min(t, epochs - 1), patch_tokens) for t in times]
+        left.step(times, ratios, where="post", color=colour, label=label)
+        right.step(times, kept, where="post", color=colour, label=label)
     left.set(xlabel="epoch t", ylabel="drop ratio d(t)", ylim=(-0.02, max(0.4, schedule.final, schedule.init) + 0.05))
     last = schedule.kept(epochs - 1, patch_tokens)
     right.set(xlabel="epoch t", ylabel=f"kept patch tokens k(t) of {patch_tokens}", ylim=(0, patch_tokens * 1.08))

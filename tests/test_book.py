@@ -10,7 +10,6 @@ import jupytext
 import nbformat
 import papermill
 import pytest
-
 from conftest import TINY
 
 from ptd_core.recipe import Recipe, parameters_cell

@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from ptd_core.compare import comparison_figure, main, read_cells, spread, table
 
 

@@ -112,7 +112,7 @@ def test_stopped_run_goes_on_where_it_stood(tiny, tmp_path):
 def test_another_recipe_in_the_same_folder_is_refused(tiny, tmp_path):
     execute(tiny(), Lines())
     before = run_files(tmp_path)
-    with pytest.raises(OutputError, match="epochs: 4 asked for, 3 there.*run=NAME"):
+    with pytest.raises(OutputError, match=r"epochs: 4 asked for, 3 there.*run=NAME"):
         execute(tiny(epochs=4), Lines())
     assert run_files(tmp_path) == before
 
@@ -120,7 +120,7 @@ def test_another_recipe_in_the_same_folder_is_refused(tiny, tmp_path):
 def test_absent_device_is_refused_before_anything_is_written(tiny, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    with pytest.raises(DeviceError, match="'cuda'.*0 CUDA devices"):
+    with pytest.raises(DeviceError, match=r"'cuda'.*0 CUDA devices"):
         execute(tiny(device="cuda"), Lines())
     assert run_files(tmp_path) == {}
 
@@ -135,7 +135,7 @@ def test_absent_data_is_refused_with_two_ways_to_get_it(tiny, tmp_path):
 
 def test_output_folder_that_cannot_be_written_is_refused(tiny, tmp_path):
     (tmp_path / "figures").write_text("a file where a folder should be")
-    with pytest.raises(OutputError, match="cannot be written.*out_dir"):
+    with pytest.raises(OutputError, match=r"cannot be written.*out_dir"):
         execute(tiny(), Lines())
 
 
