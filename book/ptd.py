@@ -258,9 +258,10 @@ notebook.saliency(done, block=recipe.drop_block, keep=_keep)
 notebook.coverage(done, keep=_keep)
 
 # %% [markdown]
-# A curve above the diagonal means that saliency prefers the object. Note which block it belongs to: in block 0 the
-# class token has not seen the image yet (its query is the same for every image), so its choice can only follow what
-# the stem's keys say of each patch. Later blocks look more closely, but dropping there saves less.
+# A curve above the diagonal means that saliency prefers the object. In block 0 the class token has not seen the image
+# yet: its query is the same for every image, a learned question that each patch answers by its key. In the run of
+# `parameters/demo.yaml` (its figure is `figures/demo/ptd_coverage.png`) that is enough: block 0 covers the objects
+# best, and later blocks, whose tokens have already exchanged their contents, point less and less at places.
 #
 # Choose an image, a block, a head and a drop ratio yourself (with a live kernel):
 
@@ -288,7 +289,7 @@ notebook.claims()
 #
 # 1. Set `drop_block = 3`. Does the coverage of the block that drops tokens change? What happens to the bound?
 # 2. Set `drop_final = 0.8`. How much accuracy does it cost, and how much faster do the last epochs get?
-# 3. Set `drop_start = 0` and `drop_end = 0`: no curriculum, all tokens dropped from the first step. Does it matter?
+# 3. Set `drop_start = 0` and `drop_end = 0`: no curriculum, the full drop ratio from the first step. Does it matter?
 # 4. Set `drop_final = 0.0`: the control. Is the difference in accuracy larger than that between two seeds
 #    (`seed = 1`)?
 # 5. Set `drop_hold = False`: the tokens come back at `drop_end`. What do the last epochs gain?
