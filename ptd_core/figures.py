@@ -58,13 +58,13 @@ def lr_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
 
 
 def drop_figure(
-    schedule: DropSchedule, epochs: int, patch_tokens: int, stamp: str = "", reference: DropSchedule | None = None
+    schedule: DropSchedule, epochs: int, patch_tokens: int, stamp: str = "", run: DropSchedule | None = None
 ) -> Figure:
-    """The drop ratio d(t) and, beside it, the kept patch tokens k(t); a reference schedule in grey behind."""
+    """The drop ratio d(t) and, beside it, the kept patch tokens k(t); a run's own schedule in grey behind another."""
     figure = new_figure(stamp, (7.4, 3.2))
     left, right = figure.subplots(1, 2)
     times = range(epochs + 1)  # the last epoch, too, is drawn as long as it lasts
-    for drawn, colour, label in ((reference, GREY, "published"), (schedule, BLUE, "this run")):
+    for drawn, colour, label in ((run, GREY, "this run"), (schedule, BLUE, "sliders")):
         if drawn is None:
             continue
         ratios = [drawn.ratio(min(t, epochs - 1)) for t in times]
@@ -78,7 +78,7 @@ def drop_figure(
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if reference is not None:
+        if run is not None:
             axes.legend(frameon=False, fontsize=8)
     return figure
 

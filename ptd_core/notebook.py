@@ -53,6 +53,12 @@ def show_code(*functions: Callable) -> Code:
     return Code("\n\n".join(inspect.getsource(function).rstrip() for function in functions), language="python")
 
 
+def table(header: list[str], rows: list[list]) -> Markdown:
+    """Rows of values under a header."""
+    lines = [header, ["---"] * len(header), *rows]
+    return Markdown("\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines))
+
+
 def results(run: Run) -> Markdown:
     """What a run measured, as a table."""
     last, result, times = run.records[-1], run.info["results"], run.info["times"]
@@ -68,8 +74,7 @@ def results(run: Run) -> Markdown:
         "images in training, per second": f"{last.images_per_second:.0f}",
         "device": run.info["device"],
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    return Markdown(f"| measured here, {run.recipe.run_name}, seed {run.recipe.seed}, n = 1 | |\n|---|---|\n{table}")
+    return table([f"measured here, {run.recipe.run_name}, seed {run.recipe.seed}, n = 1", ""], list(rows.items()))
 
 
 def saliency(run: Run, block: int, keep: int, count: int = 8) -> Figure:

@@ -36,10 +36,10 @@ class DropSchedule:
         if epoch < self.start:
             return init
         progress = Fraction(epoch - self.start, self.end - self.start)
-        # A fractional exponent has no exact value; its float is as close as the schedule can be said.
-        rise = (
-            progress ** int(self.gamma) if float(self.gamma).is_integer() else Fraction(float(progress) ** self.gamma)
-        )
+        if float(self.gamma).is_integer():
+            rise = progress ** int(self.gamma)
+        else:  # no exact value: its float is as close as the curriculum can be said
+            rise = Fraction(float(progress) ** self.gamma)
         return init + rise * (final - init)
 
     def ratio(self, epoch: int) -> float:

@@ -50,7 +50,7 @@ def drop_explorer(recipe: Recipe, classes: int) -> ipywidgets.Widget:
             f"<b>{100 * (1 - with_drop / without):.1f} %</b> of the run's training operations saved: "
             f"at most <b>{without / with_drop:.3f}x</b> faster"
         )
-        return drop_figure(schedule, recipe.epochs, recipe.patch_tokens, reference=recipe.schedule)
+        return drop_figure(schedule, recipe.epochs, recipe.patch_tokens, run=recipe.schedule)
 
     return _explorer(controls, draw, height="390px", beside=bound)
 
