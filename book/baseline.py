@@ -97,17 +97,10 @@ print(f"{recipe.run_name}: {recipe.dataset}, {recipe.epochs} epochs, {recipe.pat
 # ## The images
 
 # %%
-from ptd_core.data import load
+from ptd_core.data import load_recipe
 from ptd_core.maps import sample_figure
 
-dataset = load(
-    recipe.dataset,
-    recipe.data_dir,
-    image_size=recipe.image_size,
-    subset=recipe.subset,
-    test_subset=recipe.test_subset,
-    download=recipe.download,
-)
+dataset = load_recipe(recipe)
 sample_figure(dataset, dataset.train)
 
 # %% [markdown]
@@ -181,7 +174,7 @@ print(f"{_price.forward / 1e9:.4f} GFLOP an image forward, {_price.training / 1e
 # %%
 from ptd_core.run import execute
 
-done = execute(recipe)
+done = execute(recipe, dataset=dataset)
 
 # %%
 notebook.results(done)

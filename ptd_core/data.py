@@ -1,4 +1,4 @@
-"""One door to every dataset: `load(name, data_dir)`."""
+"""One door to every dataset: `load(name, data_dir)`, or `load_recipe(recipe)`."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,9 +7,10 @@ from ptd_core.cifar import load_cifar
 from ptd_core.dataset import Dataset, Split, resolve_data_dir
 from ptd_core.errors import DataError
 from ptd_core.image_folder import load_image_folder
+from ptd_core.recipe import Recipe
 from ptd_core.shapes import load_shapes
 
-__all__ = ["Dataset", "Split", "load", "resolve_data_dir"]
+__all__ = ["Dataset", "Split", "load", "load_recipe", "resolve_data_dir"]
 
 
 def load(
@@ -37,3 +38,15 @@ def load(
     if name == "folder":
         return load_image_folder(folder, **sizes)
     raise DataError(f"There is no dataset named {name!r}; the names are shapes, cifar100, cifar10 and folder.")
+
+
+def load_recipe(recipe: Recipe) -> Dataset:
+    """The dataset that a recipe names, as `load` gives it."""
+    return load(
+        recipe.dataset,
+        recipe.data_dir,
+        image_size=recipe.image_size,
+        subset=recipe.subset,
+        test_subset=recipe.test_subset,
+        download=recipe.download,
+    )

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ptd_core import data, history
+from ptd_core import history
 from ptd_core.checkpoint import load_checkpoint, save_checkpoint
 from ptd_core.cost import cost, run_training_cost
+from ptd_core.data import load_recipe
 from ptd_core.dataset import PROJECT_ROOT, Dataset
 from ptd_core.device import describe_device, resolve_device, synchronize
 from ptd_core.errors import OutputError, TrainingError
@@ -73,8 +74,10 @@ class Folders:
                 ) from None
 
 
-def execute(recipe: Recipe, progress: Progress | None = None) -> Run:
+def execute(recipe: Recipe, progress: Progress | None = None, *, dataset: Dataset | None = None) -> Run:
     """Train what the recipe says, or take it up where an earlier call stood, or show it if it is finished.
+
+    dataset: the recipe's data, if the caller has read it already.
 
     Raises OutputError if the run's folder holds another recipe's run or cannot be written, DataError, DeviceError,
     and TrainingError after saving what was recorded until then.
@@ -84,14 +87,7 @@ def execute(recipe: Recipe, progress: Progress | None = None) -> Run:
     resolve_device(recipe.device)  # an absent device is refused before data is read
     folders = Folders.of(recipe)
     _refuse_other_recipe(recipe, folders)
-    dataset = data.load(
-        recipe.dataset,
-        recipe.data_dir,
-        image_size=recipe.image_size,
-        subset=recipe.subset,
-        test_subset=recipe.test_subset,
-        download=recipe.download,
-    )
+    dataset = dataset or load_recipe(recipe)
     trainer = Trainer(recipe, dataset)
     folders.create()  # only now: a refusal above leaves nothing behind
     records = _take_up(recipe, trainer, folders)
