@@ -1,0 +1,48 @@
+"""Where a bar is drawn and where only lines are printed."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from ptd_core.history import NAN, EpochRecord
+from ptd_core.progress import Progress, somebody_watches
+
+RECORD = EpochRecord(4, 1e-3, 0.1, 41, 2.5, 30.0, 44.0, 2.2, 40.0, 2.1, 42.5, 10.0, 1.0, 400.0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "variables", "watched"),
+    [(True, {"JPY_SESSION_NAME": "book/ptd.ipynb"}, True), (True, {"VSCODE_PID": "1"}, True), (True, {}, False)],
+)
+def test_in_a_notebook_a_bar_needs_an_open_session(monkeypatch, kernel, variables, watched):
+    """papermill starts a kernel without any of these variables."""
+    for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert somebody_watches() is watched
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_outside_of_notebooks_a_bar_needs_a_terminal(monkeypatch, terminal):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    assert somebody_watches() is terminal
+
+
+def test_one_line_an_epoch_and_a_bar_only_where_wanted(capsys):
+    for bar in (True, False):
+        progress = Progress(bar=bar)
+        for done in (1, 2, 3):
+            progress.step(4, done, 3)
+        progress.epoch(RECORD, 10)
+        out, err = capsys.readouterr()
+        assert out == "epoch   5/10  kept   41  loss 2.5000  test  42.50 %  train (clean)  44.00 %  400 images/s\n"
+        assert ("epoch 4" in err and "/3" in err) is bar
+
+
+def test_what_was_not_measured_is_not_printed(capsys):
+    Progress(bar=False).epoch(replace(RECORD, test_accuracy=NAN, ema_test_accuracy=NAN), 10)
+    assert capsys.readouterr().out == "epoch   5/10  kept   41  loss 2.5000  400 images/s\n"
