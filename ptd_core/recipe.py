@@ -181,11 +181,6 @@ class Recipe(BaseModel):
             if field.json_schema_extra is not _PLACE
         }
 
-    def differences(self, other: "Recipe") -> list[str]:
-        """One phrase for each essential parameter in which two recipes differ."""
-        mine, theirs = self.essence(), other.essence()
-        return [f"{name}: {mine[name]!r} here, {theirs[name]!r} there" for name in mine if mine[name] != theirs[name]]
-
     # ways in
 
     @classmethod

@@ -1,7 +1,6 @@
 """One whole run: data, training, checkpoints, records, figures. Chapters and the command line both call `execute`."""
 
 import json
-import shutil
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -251,10 +250,3 @@ def _leave(recipe: Recipe, records: list[EpochRecord], info: dict, folders: Fold
     history.write_pickle(records, prefix.with_name(f"{recipe.chapter}_history.pkl"))
     save_run_figures(recipe, records, folders.figures, stamp_line(info))
     history.write_atomically(folders.figures / "run.json", (json.dumps(info, indent=1) + "\n").encode())
-
-
-def delete(recipe: Recipe) -> None:
-    """Remove all that a run left, to train it anew."""
-    folders = Folders.of(recipe)
-    for folder in (folders.figures, folders.state):
-        shutil.rmtree(folder, ignore_errors=True)
