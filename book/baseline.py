@@ -1,11 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -44,8 +38,9 @@ before = notebook.names(globals())
 run: str = ""  # name of the run's folder; empty: made from chapter, dataset and settings
 seed: int = 0  # seed of initialisation, order, augmentation and dropout
 device: str = "auto"  # auto, cpu, mps, cuda or cuda:N; auto takes CUDA, then MPS, then the CPU
-precision: str = "auto"  # auto, fp32 or bf16 (autocast); auto: bf16 on CUDA, fp32 elsewhere
+precision: str = "auto"  # auto, fp32 or bf16 (autocast); auto: bf16 on CUDA and CPUs with bf16 products, else fp32
 attention: str = "auto"  # auto, fused or explicit; auto: explicit for bf16 on the CPU, fused elsewhere
+compilation: str = "auto"  # auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on CUDA, off elsewhere
 out_dir: str = ""  # folder that receives figures/ and runs/; empty: the project's own
 checkpoint_every: int = 1  # epochs between checkpoints
 dataset: str = "shapes"  # shapes (generated), cifar100, cifar10 or folder (class folders of images)
@@ -94,7 +89,22 @@ recipe = notebook.read_recipe(globals(), before, chapter="baseline")
 print(f"{recipe.run_name}: {recipe.dataset}, {recipe.epochs} epochs, {recipe.patch_tokens} patch tokens")
 
 # %% [markdown]
+# ## From a convolutional network to a transformer
+#
+# If you have trained a convolutional network, one change of view is enough. There, a feature map of height x width x
+# channels goes from layer to layer, and each place hears from its neighbours. Here, the same map is read as a list:
+#
+# | a convolutional network says | a vision transformer says |
+# |---|---|
+# | one place of the feature map | a *patch token*, a vector of $E$ numbers |
+# | a 3x3 convolution: each place hears from its neighbours | *attention*: each token hears from whichever it chooses |
+# | a 1x1 convolution | the *MLP* on each token |
+# | global average pooling before the classifier | the *class token*, one more token that gathers what is needed |
+# | the place is where the number stands | the place is *added* to the token, as a learned position |
+#
 # ## The images
+#
+# What is to be told apart? The first training images, with the names of their classes:
 
 # %%
 from ptd_core.data import load_recipe
@@ -119,7 +129,7 @@ sample_figure(dataset, Split((_images[:12].clamp(0, 1) * 255).byte(), _labels[:1
 # %% [markdown]
 # ## From image to tokens
 #
-# A transformer works on a sequence. Three convolutions, the *stem*, turn the image into a grid of $N$ patches with
+# How does a picture become a list? Three convolutions, the *stem*, turn the image into a grid of $N$ patches with
 # $E$ numbers each. A *class token*, the same for every image, goes in front, and each place gets a learned position:
 #
 # $$x = [\,x_{cls};\; \mathrm{stem}(\mathrm{image})\,] + p, \qquad x \in \mathbb{R}^{(1 + N) \times E}$$
@@ -132,8 +142,8 @@ notebook.show_code(HybridViT.tokens)
 # %% [markdown]
 # ## Attention
 #
-# In each head every token asks a question (query $q$), offers a description (key $k$) and a content (value $v$).
-# How much token $i$ takes from token $j$ is
+# How does a token choose whom to listen to? In each head every token asks a question (query $q$), offers a description
+# (key $k$) and a content (value $v$). How much token $i$ takes from token $j$ is
 #
 # $$A_{ij} = \mathrm{softmax}_j\left(\frac{q_i \cdot k_j}{\sqrt{D}}\right), \qquad \mathrm{out}_i = \sum_j A_{ij} v_j$$
 
@@ -145,8 +155,8 @@ notebook.show_code(Attention._output)
 #
 # ## The block
 #
-# Attention mixes tokens, the MLP works on each of them; both are added to what was there before, after a
-# layer normalisation (LN):
+# How is a layer made of it? Attention mixes tokens, the MLP works on each of them; both are added to what was there
+# before, after a layer normalisation (LN):
 #
 # $$x \leftarrow x + \mathrm{Attention}(\mathrm{LN}(x)), \qquad x \leftarrow x + \mathrm{MLP}(\mathrm{LN}(x))$$
 
@@ -154,22 +164,32 @@ notebook.show_code(Attention._output)
 notebook.show_code(Block.forward)
 
 # %% [markdown]
-# (`keep` is the subject of the other chapter; here it is always `None`.) After the last block, the class token alone
+# (`keep` is the subject of the other chapter; here it is always `None`.) As a drawing, left, with the number of tokens
+# that each step works on; the right half, a block that keeps half of them, is what the other chapter adds:
+
+# %%
+from ptd_core.diagram import block_figure
+
+block_figure(recipe.patch_tokens, max(1, recipe.patch_tokens // 2))
+
+# %% [markdown]
+# After the last block, the class token alone
 # goes to the classifier. This run's network:
 
 # %%
 from ptd_core.cost import cost
 
 _price = cost(recipe, len(dataset.classes))
-print(f"{sum(p.numel() for p in trainer.model.parameters()):,} parameters, "
-      f"{recipe.depth} blocks, {recipe.num_heads} heads, {1 + recipe.patch_tokens} tokens")
+_parameters = sum(p.numel() for p in trainer.model.parameters())
+print(f"{_parameters:,} parameters, {recipe.depth} blocks, {recipe.num_heads} heads, {1 + recipe.patch_tokens} tokens")
 print(f"{_price.forward / 1e9:.4f} GFLOP an image forward, {_price.training / 1e9:.4f} in training")
 
 # %% [markdown]
 # ## Training
 #
-# AdamW with a linear warm-up and a cosine, gradients clipped, labels smoothed, and a moving average of the weights
-# (EMA), which is what the results stand for. A run that is already finished with the same settings is shown again.
+# How well does it learn? AdamW with a linear warm-up and a cosine, gradients clipped, labels smoothed, and a moving
+# average of the weights (EMA), which is what the results stand for. A run that is already finished with the same
+# settings is shown again.
 
 # %%
 from ptd_core.run import execute
@@ -189,7 +209,21 @@ from ptd_core.figures import accuracy_figure, loss_figure, lr_figure
 accuracy_figure(done.records, done.stamp)
 
 # %%
+_last = done.records[-1]
+print(
+    f"After {len(done.records)} epochs {_last.headline:.2f} % of the test images are right; on clean training images "
+    f"{_last.clean_train_accuracy:.2f} %: a gap of {_last.clean_train_accuracy - _last.headline:+.2f} points."
+)
+
+# %% [markdown]
+# The losses, in nats. The one in training has label smoothing and, if the recipe mixes, mixed labels in it, so that it
+# cannot reach 0; the averaged weights lag behind the raw ones while the network learns fast.
+
+# %%
 loss_figure(done.records, done.stamp)
+
+# %% [markdown]
+# The learning rate at the end of each epoch: up during warm-up, then down along a cosine to 0.
 
 # %%
 lr_figure(done.records, done.stamp)
@@ -204,7 +238,9 @@ lr_figure(done.records, done.stamp)
 notebook.saliency(done, block=recipe.depth - 1, keep=recipe.patch_tokens // 2)
 
 # %% [markdown]
-# Choose an image, a block, a head and a drop ratio yourself (with a live kernel):
+# Look for yourself: choose an image by click or arrow key, a block, a head or their mean, and a drop ratio to see
+# which tokens it would keep; compare with the weights that training began with. This works outside a live notebook as
+# well.
 
 # %%
 from ptd_core import widgets
@@ -214,8 +250,8 @@ widgets.saliency_explorer(done)
 # %% [markdown]
 # ## Beside the claims
 #
-# What the original claims for CIFAR-100, 200 epochs, and what its own logs show. These are not the figures of the
-# run above, which stand in its own table.
+# What did the original report for its baseline? What the original claims for CIFAR-100, 200 epochs, and what its own
+# logs show. These are not the figures of the run above, which stand in its own table.
 
 # %%
 notebook.claims()

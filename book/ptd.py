@@ -1,11 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -25,7 +19,8 @@
 # 3. evaluation never drops anything, so the trained network is an ordinary vision transformer.
 #
 # This chapter builds each idea from its equation, trains a model with it, looks at what was kept, and measures what
-# was gained. The other chapter, `baseline`, trains the same network with all tokens.
+# was gained. The other chapter, `baseline`, trains the same network with all tokens, and explains its parts to those
+# who know convolutional networks but no transformers: patch tokens, the class token, attention, the block.
 #
 # Run all cells as they are: a small model learns generated shapes in about three minutes on two CPU cores. To run
 # it on CIFAR-100, or at the published size, hand it one of the files in `parameters/`:
@@ -50,8 +45,9 @@ before = notebook.names(globals())
 run: str = ""  # name of the run's folder; empty: made from chapter, dataset and settings
 seed: int = 0  # seed of initialisation, order, augmentation and dropout
 device: str = "auto"  # auto, cpu, mps, cuda or cuda:N; auto takes CUDA, then MPS, then the CPU
-precision: str = "auto"  # auto, fp32 or bf16 (autocast); auto: bf16 on CUDA, fp32 elsewhere
+precision: str = "auto"  # auto, fp32 or bf16 (autocast); auto: bf16 on CUDA and CPUs with bf16 products, else fp32
 attention: str = "auto"  # auto, fused or explicit; auto: explicit for bf16 on the CPU, fused elsewhere
+compilation: str = "auto"  # auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on CUDA, off elsewhere
 out_dir: str = ""  # folder that receives figures/ and runs/; empty: the project's own
 checkpoint_every: int = 1  # epochs between checkpoints
 dataset: str = "shapes"  # shapes (generated), cifar100, cifar10 or folder (class folders of images)
@@ -102,8 +98,9 @@ print(f"{recipe.run_name}: {recipe.dataset}, {recipe.epochs} epochs, {recipe.pat
 # %% [markdown]
 # ## The curriculum: how many tokens to drop, and when
 #
-# In epoch $t$ a share $d(t)$ of the $N$ patch tokens is dropped. It starts at $d_{init}$, rises between the epochs
-# $t_s$ and $t_e$, and stays at $d_{final}$:
+# A network that has just been initialised attends to nothing in particular, so its choice of tokens would be blind.
+# How many tokens should it lose, and from when on? In epoch $t$ a share $d(t)$ of the $N$ patch tokens is dropped. It
+# starts at $d_{init}$, rises between the epochs $t_s$ and $t_e$, and stays at $d_{final}$:
 #
 # $$d(t) = d_{init} + \left(\frac{t - t_s}{t_e - t_s}\right)^{\gamma} (d_{final} - d_{init}), \qquad t_s \le t < t_e$$
 #
@@ -125,24 +122,34 @@ from ptd_core.figures import drop_figure
 drop_figure(recipe.schedule, recipe.epochs, recipe.patch_tokens)
 
 # %% [markdown]
-# Left the drop ratio, right the tokens that are left. Move the sliders to see what other curricula do (with a live
-# kernel; the figure above is this run's own). The line between sliders and curve says how much work the whole run
-# saves, and so how much faster it could get at best.
+# Left the drop ratio, right the tokens that are left: a staircase, because an epoch has one $d$ and tokens are whole.
+# What would other curricula do? Move the sliders: blue is what they say, dashed is this run, grey the published
+# curriculum stretched to the same length. The line above the curves says how much work the whole run saves, and so how
+# much faster it could get at best; the button gives the settings as a file for papermill's `-f`.
 
 # %%
 from ptd_core import widgets
 from ptd_core.data import load_recipe
 
 dataset = load_recipe(recipe)
-widgets.drop_explorer(recipe, classes=len(dataset.classes))
+widgets.drop_explorer(recipe, len(dataset.classes))
 
 # %% [markdown]
 # ## The images
+#
+# What is there to be dropped? The first training images, with the names of their classes:
 
 # %%
 from ptd_core.maps import sample_figure
 
 sample_figure(dataset, dataset.train)
+
+# %%
+print(f"Each image of {recipe.image_size} x {recipe.image_size} pixels becomes {recipe.patch_tokens} patch tokens,")
+print(
+    f"one for every {recipe.stem_stride} x {recipe.stem_stride} pixels; {len(dataset.classes)} classes, "
+    f"{len(dataset.train):,} training and {len(dataset.test):,} test images."
+)
 
 # %% [markdown]
 # ## Saliency: which tokens matter?
@@ -158,14 +165,27 @@ from ptd_core import saliency
 notebook.show_code(saliency.class_attention, saliency.patch_scores, saliency.kept_tokens)
 
 # %% [markdown]
-# No gradient flows through the choice: a token is in or out.
+# `class_attention` is the row $A_{0,\cdot}$ of softmaxed attention, `patch_scores` is $s$, and `kept_tokens` takes the
+# $k$ largest scores and always the class token. No gradient flows through the choice: a token is in or out. What these
+# maps look like is shown below, once there is a trained network to ask.
 #
 # ## Dropping: saliency first, then only what is kept
 #
 # The straightforward way computes attention for all tokens and throws rows of the result away. But those rows need
 # not be computed at all: keys and values are needed for all tokens, since the kept ones still look at the dropped
 # ones in this block; queries, attention, projection and MLP only for the kept ones. The scores need a single query,
-# that of the class token.
+# that of the class token. With $K$ for the kept tokens and the class token,
+#
+# $$x_K \leftarrow x_K + \mathrm{Attention}(q_K,\, k_{0..N},\, v_{0..N}), \qquad
+# x_K \leftarrow x_K + \mathrm{MLP}(\mathrm{LN}(x_K))$$
+#
+# Each box of the drawing says for how many tokens it computes, class token included: left in evaluation, right in the
+# last epoch of this run's training.
+
+# %%
+from ptd_core.diagram import block_figure
+
+block_figure(recipe.patch_tokens, recipe.schedule.kept(recipe.epochs - 1, recipe.patch_tokens))
 
 # %%
 from ptd_core.model import Attention, Block
@@ -176,7 +196,9 @@ notebook.show_code(Attention.forward, Block.forward)
 # All later blocks see the class token and the kept tokens only. The result equals full attention followed by a
 # gather; the tests check that to rounding, gradients included.
 #
-# How much work is left? Counting matrix products and convolutions, forward and backward:
+# ## How much work is left?
+#
+# Counting matrix products and convolutions, forward and backward:
 
 # %%
 from ptd_core.cost import cost, run_training_cost
@@ -195,14 +217,17 @@ print(f"over this run's {recipe.epochs} epochs: {100 * (1 - _with / _without):.1
 print(f"so training is at most {_without / _with:.3f}x faster")
 
 # %% [markdown]
-# The published curriculum at the published size can save at most 1.193x over a run when block 0 drops, and less
-# when a later block does (`tests/test_cost.py` computes it for every block). The published 1.3x is above that bound:
-# the rest of it came from another recipe and from the hardware's liking for 256 tokens rather than 257.
+# The work falls more slowly than the tokens: the stem, the keys and values of the drop block, and every epoch before
+# the curriculum is done cost what they did. The published curriculum at the published size can save at most 1.193x
+# over a run when block 0 drops, and less when a later block does (`tests/test_cost.py` computes it for every block).
+# The published 1.3x is above that bound: the rest of it came from another recipe and from the hardware's liking for
+# 256 tokens rather than 257.
 #
 # ## Training
 #
-# AdamW with a linear warm-up and a cosine, gradients clipped, labels smoothed, and a moving average of the weights
-# (EMA), which is what the results stand for. A run that is already finished with the same settings is shown again.
+# Does the network learn with fewer and fewer tokens? AdamW with a linear warm-up and a cosine, gradients clipped,
+# labels smoothed, and a moving average of the weights (EMA), which is what the results stand for. A run that is
+# already finished with the same settings is shown again.
 
 # %%
 from ptd_core.run import execute
@@ -213,8 +238,16 @@ done = execute(recipe, dataset=dataset)
 notebook.results(done)
 
 # %% [markdown]
-# Two accuracies on training images stand there. The one on augmented batches is measured on distorted, perhaps
-# mixed images, while the weights still change; only the one on clean images can be compared with test accuracy.
+# Was it faster? The run's own epochs before the curriculum began, which dropped nothing, say what an epoch with all
+# tokens takes here; the bound is what the operations allow. On a machine that does other work too, epochs differ by
+# more than tokens; `python -m ptd_core.bench` compares steps in turn and repeats them.
+
+# %%
+notebook.time_saved(done)
+
+# %% [markdown]
+# Two accuracies on training images stand in the first table. The one on augmented batches is measured on distorted,
+# perhaps mixed images, while the weights still change; only the one on clean images can be compared with test accuracy.
 
 # %%
 from ptd_core.figures import accuracy_figure, loss_figure, lr_figure
@@ -222,7 +255,22 @@ from ptd_core.figures import accuracy_figure, loss_figure, lr_figure
 accuracy_figure(done.records, done.stamp)
 
 # %%
+_last = done.records[-1]
+print(
+    f"After {len(done.records)} epochs {_last.headline:.2f} % of the test images are right; on clean training images "
+    f"{_last.clean_train_accuracy:.2f} %: a gap of {_last.clean_train_accuracy - _last.headline:+.2f} points."
+)
+
+# %% [markdown]
+# The losses, in nats. The one in training has label smoothing and, if the recipe mixes, mixed labels in it, so that it
+# cannot reach 0; the averaged weights lag behind the raw ones while the network learns fast.
+
+# %%
 loss_figure(done.records, done.stamp)
+
+# %% [markdown]
+# The learning rate at the end of each epoch: up during warm-up, then down along a cosine to 0. A curve that has become
+# flat at the right edge says little: the last steps are small.
 
 # %%
 lr_figure(done.records, done.stamp)
@@ -230,8 +278,9 @@ lr_figure(done.records, done.stamp)
 # %% [markdown]
 # ## What was kept
 #
-# Test images, the class token's attention in the block that drops tokens, and the tokens that the last epoch of
-# training would keep. Where the dataset knows where the object is (`shapes` does), its outline is red.
+# Which tokens did the trained network find worth keeping? Test images, the class token's attention in the block that
+# drops tokens, and the tokens that the last epoch of training would keep. Where the dataset knows where the object is
+# (`shapes` does), its outline is red.
 
 # %%
 _keep = done.records[-1].kept_tokens
@@ -251,16 +300,22 @@ notebook.coverage(done, keep=_keep)
 # `parameters/demo.yaml` (its figure is `figures/demo/ptd_coverage.png`) that is enough: block 0 covers the objects
 # best, and later blocks, whose tokens have already exchanged their contents, point less and less at places.
 #
-# Choose an image, a block, a head and a drop ratio yourself (with a live kernel):
+# Look for yourself: choose an image by click or arrow key, a block, a head or their mean, a drop ratio or the epoch
+# whose ratio it was; compare with the first epoch, or with no training. Outside a live notebook this works as well.
 
 # %%
 widgets.saliency_explorer(done)
 
 # %% [markdown]
+# With a live kernel, an image file of your own can be asked the same: add a cell with `widgets.own_image(done)`. Other
+# runs of the same shape join the comparison by name: `widgets.saliency_explorer(done, {"baseline":
+# load_model("baseline_small")})` with `from ptd_core.load import load_model`.
+
+# %% [markdown]
 # ## Beside the claims
 #
-# What the original claims for CIFAR-100, 200 epochs, and what its own logs show. These are not the figures of the
-# run above, which stand in its own table.
+# Is the original's result reproduced? What the original claims for CIFAR-100, 200 epochs, and what its own logs show.
+# These are not the figures of the run above, which stand in its own table.
 
 # %%
 notebook.claims()
@@ -271,6 +326,7 @@ notebook.claims()
 # - The curriculum $d(t)$ decides how many patch tokens one block keeps; saliency decides which.
 # - Keys and values are computed for all tokens, everything else for kept ones only; evaluation uses all tokens.
 # - What can be gained is bounded by operations, and a measured gain beyond that bound has another cause.
+# - Where the object is known, one can count whether saliency keeps it, instead of being persuaded by a picture.
 # - A fair comparison needs the same recipe with all tokens: `baseline_aug.yaml` beside `ptd_aug.yaml`.
 #
 # ## Exercises

@@ -1,11 +1,16 @@
-"""python -m ptd_core PARAMETERS.yaml [name=value ...]: a chapter's run without Jupyter."""
+"""python -m ptd_core PARAMETERS.yaml [name=value ...]: a chapter's run without Jupyter.
+
+torchrun --nproc-per-node=N -m ptd_core PARAMETERS.yaml [name=value ...]: the same run on N devices.
+"""
 
 import argparse
+import signal
 import sys
 
 from ptd_core.errors import PTDError
+from ptd_core.ranks import Ranks
 from ptd_core.recipe import Recipe
-from ptd_core.run import execute
+from ptd_core.run import execute, follow
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,10 +19,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="parameters that replace the file's")
     options = parser.parse_args(arguments)
     try:
-        done = execute(Recipe.from_yaml(options.parameters, options.overrides))
+        recipe = Recipe.from_yaml(options.parameters, options.overrides)
+        with Ranks.joined(recipe.device) as ranks:
+            if not ranks.writes:
+                follow(recipe, ranks)
+                return 0
+            done = execute(recipe, ranks=ranks)
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # the run has said where it goes on
     result = done.info["results"]
     print(f"test accuracy {result['test_accuracy']:.2f} % (last epoch), best on test {result['best_on_test']:.2f} %")
     print(f"figures and records: {done.figures}")

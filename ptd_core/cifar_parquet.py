@@ -44,7 +44,7 @@ def read_split(folder: Path, split: str, label_column: str, classes: int, rows: 
     label or an image is not what it should be.
     """
     paths = _shard_paths(folder, split)
-    per_shard = [_read_labels(path, label_column, classes) for path in paths]
+    per_shard = [_read_labels(path, label_column, classes, rows) for path in paths]
     labels = np.concatenate(per_shard)
     if len(labels) != rows:
         listed = ", ".join(f"{path.name}: {len(part)}" for path, part in zip(paths, per_shard, strict=True))
@@ -71,7 +71,7 @@ def read_class_names(folder: Path, label_column: str, classes: int) -> tuple[str
         try:
             names = json.loads(metadata)["info"]["features"][label_column]["names"] if metadata else range(classes)
             names = tuple(str(name) for name in names)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{path}: no class names for {label_column} can be read in its metadata.") from error
         if len(names) != classes:
             raise DataError(f"{path} names {len(names)} classes in its metadata, expected {classes}.")
@@ -106,13 +106,20 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow answers damage with errors of a dozen kinds
         raise DataError(f"{path} cannot be read as parquet: {error}. Fetch it again.") from error
 
 
-def _read_labels(path: Path, label_column: str, classes: int) -> np.ndarray:
-    """int64 (rows,), each checked to be in [0, classes). Checks the columns of the file on the way."""
+def _read_labels(path: Path, label_column: str, classes: int, most: int) -> np.ndarray:
+    """int64 (rows,), each checked to be in [0, classes). Checks the columns of the file on the way.
+
+    A file that says it has more than `most` rows is refused before they are read: runs of equal labels pack well.
+    """
     with _opened(path) as file:
+        if file.metadata.num_rows > most:
+            raise DataError(f"{path} holds {file.metadata.num_rows} rows, expected at most {most}.")
         types = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
         image_type, label_type = types.get("img"), types.get(label_column)
         has_bytes = image_type is not None and pa.types.is_struct(image_type) and (

@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ptd_core.errors import OutputError, PTDError
-from ptd_core.figures import BLUE, ORANGE, RED, new_figure
+from ptd_core.figures import BLUE, ORANGE, RED, new_figure, styled
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f} %" if len(values) > 1 else f"{mean} %"
 
 
+@styled
 def comparison_figure(cells: list[Cell]) -> Figure:
     """Each run's test accuracy as a point, each recipe's mean as a line, runs with token drop in their own colour."""
     devices = sorted({info["device"] for cell in cells for info in cell.infos})
@@ -80,7 +81,7 @@ def comparison_figure(cells: list[Cell]) -> Figure:
     axes.set_yticks(range(len(cells)), [cell.name for cell in cells])
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy, last epoch (%); points: seeds, line: mean")
-    axes.grid(alpha=0.3, axis="x")
+    axes.grid(axis="x")
     return figure
 
 

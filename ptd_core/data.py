@@ -33,10 +33,13 @@ def load(
     if name == "shapes":
         return load_shapes(**sizes)
     folder = resolve_data_dir(data_dir)
-    if name in ("cifar100", "cifar10"):
-        return load_cifar(name, folder, download=download, **sizes)
-    if name == "folder":
-        return load_image_folder(folder, **sizes)
+    try:
+        if name in ("cifar100", "cifar10"):
+            return load_cifar(name, folder, download=download, **sizes)
+        if name == "folder":
+            return load_image_folder(folder, **sizes)
+    except OSError as error:  # a folder that may not be listed, a file that may not be opened
+        raise DataError(f"{error.filename or folder} cannot be read ({error.strerror or error}).") from error
     raise DataError(f"There is no dataset named {name!r}; the names are shapes, cifar100, cifar10 and folder.")
 
 

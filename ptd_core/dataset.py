@@ -52,11 +52,15 @@ def resolve_data_dir(data_dir: str | Path) -> Path:
     A notebook in `book/` and a command in the project's root run in different folders; `data` should mean the
     same to both. A relative path that exists in neither place is taken from the project's root, so that a
     download lands where the next run looks for it. `~` is expanded. The folder need not exist.
+    Raises DataError if no folder can have that name.
     """
-    path = Path(data_dir).expanduser()
-    if path.is_absolute() or path.exists():
+    try:
+        path = Path(data_dir).expanduser()
+        path = path if path.is_absolute() or path.exists() else PROJECT_ROOT / path
+        path.exists()
         return path
-    return PROJECT_ROOT / path
+    except (OSError, ValueError, RuntimeError) as error:  # too long; a null byte; ~somebody without a home
+        raise DataError(f"data_dir = {str(data_dir)!r} is not a folder's name ({error}).") from None
 
 
 def balanced_subset(labels: np.ndarray, size: int, classes: int, what: str) -> np.ndarray:

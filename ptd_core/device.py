@@ -22,16 +22,6 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision for "auto": bf16 on CUDA, fp32 elsewhere."""
-    return precision if precision != "auto" else "bf16" if device.type == "cuda" else "fp32"
-
-
-def resolve_attention(attention: str, device: torch.device, precision: str) -> str:
-    """The attention kernel for "auto": explicit for bf16 on the CPU, where fused is the slower one; else fused."""
-    return attention if attention != "auto" else "explicit" if (device.type, precision) == ("cpu", "bf16") else "fused"
-
-
 def check_mps_linear(device: torch.device, batch_size: int, tokens: int) -> None:
     """Refuse what MPS computes wrongly: before torch 2.14, weight gradients of Linear from 32,767 rows on.
 

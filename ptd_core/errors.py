@@ -27,3 +27,7 @@ class OutputError(PTDError, OSError):
 
 class TrainingError(PTDError, RuntimeError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+class SweepError(PTDError, ValueError):
+    """A sweep file is malformed, asks for what no sweep can vary, or names two runs that are the same."""

@@ -1,9 +1,12 @@
 """Static figures of a run from its records. They read, never train; widgets and chapters show them."""
 
+import io
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
+from ptd_core.files import write_atomically
 from ptd_core.history import EpochRecord
 from ptd_core.recipe import Recipe
 from ptd_core.schedule import DropSchedule
@@ -13,14 +16,18 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#9
 SIZE = (6.4, 3.8)  # inches: the width of a notebook's text
 
 
+styled = matplotlib.rc_context(fname=Path(__file__).with_name("book.mplstyle"))  # decorates what makes a figure
+
+
 def new_figure(stamp: str = "", size: tuple[float, float] = SIZE) -> Figure:
     """An empty figure with its origin at the foot."""
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    figure = Figure(figsize=size)
     if stamp:
-        figure.supxlabel(stamp, fontsize=6, color="#555555", x=0.01, ha="left")
+        figure.supxlabel(stamp, fontsize=7, color="#555555", x=0.01, ha="left")
     return figure
 
 
+@styled
 def accuracy_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
     """Test accuracy of both sets of weights and training accuracy of both kinds, in percent over epochs."""
     figure = new_figure(stamp)
@@ -34,6 +41,7 @@ def accuracy_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
     return figure
 
 
+@styled
 def loss_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
     """Training and test loss in nats over epochs; the training loss has label smoothing and mixing in it."""
     figure = new_figure(stamp)
@@ -46,6 +54,7 @@ def loss_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
     return figure
 
 
+@styled
 def lr_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
     """Learning rate of each epoch's last step."""
     figure = new_figure(stamp)
@@ -57,29 +66,22 @@ def lr_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
     return figure
 
 
-def drop_figure(
-    schedule: DropSchedule, epochs: int, patch_tokens: int, stamp: str = "", run: DropSchedule | None = None
-) -> Figure:
-    """The drop ratio d(t) and, beside it, the kept patch tokens k(t); a run's own schedule in grey behind another."""
+@styled
+def drop_figure(schedule: DropSchedule, epochs: int, patch_tokens: int, stamp: str = "") -> Figure:
+    """The drop ratio d(t) and, beside it, the kept patch tokens k(t) over the epochs of a run."""
     figure = new_figure(stamp, (7.4, 3.2))
     left, right = figure.subplots(1, 2)
     times = range(epochs + 1)  # the last epoch, too, is drawn as long as it lasts
-    for drawn, colour, label in ((run, GREY, "this run"), (schedule, BLUE, "sliders")):
-        if drawn is None:
-            continue
-        ratios = [drawn.ratio(min(t, epochs - 1)) for t in times]
-        kept = [drawn.kept(min(t, epochs - 1), patch_tokens) for t in times]
-        left.step(times, ratios, where="post", color=colour, label=label)
-        right.step(times, kept, where="post", color=colour, label=label)
+    left.step(times, [schedule.ratio(min(t, epochs - 1)) for t in times], where="post", color=BLUE)
+    kept = [schedule.kept(min(t, epochs - 1), patch_tokens) for t in times]
+    right.step(times, kept, where="post", color=BLUE)
     left.set(xlabel="epoch t", ylabel="drop ratio d(t)", ylim=(-0.02, max(0.4, schedule.final, schedule.init) + 0.05))
-    last = schedule.kept(epochs - 1, patch_tokens)
     right.set(xlabel="epoch t", ylabel=f"kept patch tokens k(t) of {patch_tokens}", ylim=(0, patch_tokens * 1.08))
-    right.annotate(f"{last}", (epochs, last), textcoords="offset points", xytext=(-4, -12), ha="right", color=BLUE)
+    place = {"textcoords": "offset points", "xytext": (-4, -12), "ha": "right"}
+    right.annotate(f"{kept[-1]}", (epochs, kept[-1]), color=BLUE, **place)
     for axes in (left, right):
-        axes.grid(alpha=0.3)
+        axes.grid()
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if run is not None:
-            axes.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -93,7 +95,14 @@ def save_run_figures(recipe: Recipe, records: list[EpochRecord], folder: Path, s
     if recipe.chapter == "ptd":
         figures["drop_schedule"] = drop_figure(recipe.schedule, recipe.epochs, recipe.patch_tokens, stamp)
     for name, figure in figures.items():
-        figure.savefig(folder / f"{recipe.chapter}_{name}.png")
+        save_figure(figure, folder / f"{recipe.chapter}_{name}.png")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """A figure as PNG. Raises OutputError if it cannot be written; an older one is then still there."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(path, content.getvalue())
 
 
 def _line(axes, records: list[EpochRecord], name: str, label: str, colour: str, style: str) -> None:
@@ -106,6 +115,6 @@ def _line(axes, records: list[EpochRecord], name: str, label: str, colour: str, 
 
 
 def _finish(axes) -> None:
-    axes.grid(alpha=0.3)
+    axes.grid()
     axes.xaxis.get_major_locator().set_params(integer=True)  # there are no half epochs
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend()

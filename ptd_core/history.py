@@ -4,10 +4,11 @@ import csv
 import dataclasses
 import io
 import math
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+
+from ptd_core.files import write_atomically
 
 NAN = math.nan  # a quantity that was not measured in this epoch
 
@@ -19,7 +20,8 @@ class EpochRecord:
     train_loss, train_accuracy: mean over the augmented (and mixed) batches, against each image's own label.
     clean_train_accuracy: un-augmented training images, evaluation mode, headline weights: the only training figure
     that can be set against test accuracy. test_*: raw weights; ema_test_*: averaged weights, NaN without averaging.
-    lr: learning rate of the epoch's last step. train_seconds excludes evaluation.
+    lr: learning rate of the epoch's last step. train_seconds excludes evaluation; data_seconds is the part of it in
+    which the host waited for batches or, where the device makes them, gave it the orders.
     """
 
     epoch: int
@@ -34,6 +36,7 @@ class EpochRecord:
     ema_test_loss: float
     ema_test_accuracy: float
     train_seconds: float
+    data_seconds: float
     eval_seconds: float
     images_per_second: float
 
@@ -50,29 +53,16 @@ class EpochRecord:
 FIELDS = {field.name: field.type for field in dataclasses.fields(EpochRecord)}
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside it first, then renamed over it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def write_csv(records: list[EpochRecord], path: Path) -> None:
     """All fields of all records; what was not measured is left empty. Values read back exactly."""
     _write_rows(path, list(FIELDS), [[getattr(record, name) for name in FIELDS] for record in records])
 
 
 def read_csv(path: Path) -> list[EpochRecord]:
-    """The records that `write_csv` wrote."""
+    """The records that `write_csv` wrote; a column that an older file lacks was not measured."""
     with open(path, newline="", encoding="utf-8") as file:
         return [
-            EpochRecord(**{name: kind(row[name]) if row[name] else NAN for name, kind in FIELDS.items()})
+            EpochRecord(**{name: kind(row[name]) if row.get(name) else NAN for name, kind in FIELDS.items()})
             for row in csv.DictReader(file)
         ]
 

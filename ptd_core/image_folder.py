@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -97,7 +98,7 @@ def _read_split(
     images = np.empty((len(chosen), 3, image_size, image_size), dtype=np.uint8)
 
     def read(slot: int) -> None:
-        images[slot] = _read_image(files[chosen[slot]], image_size)
+        images[slot] = read_image(files[chosen[slot]], image_size)
 
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
@@ -108,10 +109,16 @@ def _read_split(
     return Split(torch.from_numpy(images), torch.from_numpy(labels[chosen]))
 
 
-def _read_image(path: Path, image_size: int) -> np.ndarray:
-    """uint8 (3, image_size, image_size). The size in the header is judged before any pixel is decoded."""
+def read_image(file: Path | BinaryIO, image_size: int, name: str = "") -> np.ndarray:
+    """uint8 (3, image_size, image_size). The size in the header is judged before any pixel is decoded.
+
+    name: what messages call an open file. Raises DataError as `load_image_folder` does.
+    """
+    path = name or file
+    if isinstance(file, Path) and file.exists() and not file.is_file():  # reading a pipe would wait for ever
+        raise DataError(f"{path} is not a file.")
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{path} is {image.width} x {image.height}; at most {MAX_PIXELS:,} pixels are read.")
             if image.mode.startswith(("I", "F")):
@@ -122,6 +129,6 @@ def _read_image(path: Path, image_size: int) -> np.ndarray:
             square = ImageOps.fit(upright.convert("RGB"), (image_size, image_size), Image.Resampling.BICUBIC)
     except DataError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders answer damage with errors of a dozen kinds
         raise DataError(f"{path} cannot be read as an image: {error}.") from error
     return np.asarray(square).transpose(2, 0, 1)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ptd_core.dataset import Dataset, Split
-from ptd_core.figures import BLUE, RED, new_figure
+from ptd_core.figures import BLUE, RED, new_figure, styled
 from ptd_core.model import HybridViT
 from ptd_core.saliency import kept_tokens
 
@@ -44,6 +44,7 @@ def first_images(split: Split, count: int) -> Split:
     return Split(split.images[:count], split.labels[:count], None if split.masks is None else split.masks[:count])
 
 
+@styled
 def sample_figure(dataset: Dataset, split: Split, count: int = 12, stamp: str = "") -> Figure:
     """The first images of a split with their class names."""
     figure = new_figure(stamp, (7.4, 1.5 * -(-count // 6)))
@@ -53,6 +54,7 @@ def sample_figure(dataset: Dataset, split: Split, count: int = 12, stamp: str = 
     return figure
 
 
+@styled
 def saliency_figure(
     split: Split,
     saliency_BGG: Tensor,
@@ -84,7 +86,7 @@ def saliency_figure(
 def show_saliency(axes, saliency_GG: Tensor, highest: float):
     """One map on a scale from 0 to `highest`; returns the picture, for a colour bar."""
     _bare(axes)
-    return axes.imshow(saliency_GG.numpy(), cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
+    return axes.imshow(saliency_GG.numpy(), vmin=0, vmax=highest)
 
 
 def show_kept(axes, split: Split, number: int, kept_GG: Tensor) -> None:
@@ -97,6 +99,7 @@ def show_kept(axes, split: Split, number: int, kept_GG: Tensor) -> None:
         axes.contour(split.masks[number].cpu().float().numpy(), levels=[0.5], colors=RED, linewidths=1)
 
 
+@styled
 def coverage_figure(model: HybridViT, images: Tensor, objects_BSS: Tensor, stamp: str = "") -> Figure:
     """Object coverage over the share of tokens kept, for the saliency of every block, beside chance."""
     figure = new_figure(stamp)
@@ -112,14 +115,14 @@ def coverage_figure(model: HybridViT, images: Tensor, objects_BSS: Tensor, stamp
         axes.plot([100 * keep / tokens for keep in keeps], covered, color=colour, label=label)
     axes.plot([0, 100], [0, 100], color=RED, linestyle=":", label="random tokens")
     axes.set(xlabel="patch tokens kept (%)", ylabel="object pixels under kept tokens (%)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.grid()
+    axes.legend()
     return figure
 
 
 def _show(axes, image_3SS: Tensor) -> None:
     _bare(axes)
-    axes.imshow(image_3SS.cpu().permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.imshow(image_3SS.cpu().permute(1, 2, 0).numpy())
 
 
 def _bare(axes) -> None:

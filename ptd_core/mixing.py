@@ -72,13 +72,18 @@ def mix(images: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def mixed_cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, lam: torch.Tensor, label_smoothing: float = 0.0
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    partners: torch.Tensor,
+    lam: torch.Tensor,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """lambda * CE(logits, labels) + (1 - lambda) * CE(logits, partners' labels), mean over the batch, 0-d.
 
-    logits: (B, classes) of mixed images; labels: int64 (B,), of the images before mixing; lam: 0-d tensor.
+    logits: (B, classes) of mixed images; labels, partners: int64 (B,), of the images before mixing and of those mixed
+    in, which is labels.flip(0) of the whole batch; lam: 0-d tensor.
     Equals cross entropy with the soft target lambda * onehot + (1 - lambda) * onehot of the partner, smoothed.
     """
     own = nnf.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    partners = nnf.cross_entropy(logits, labels.flip(0), label_smoothing=label_smoothing)
-    return lam * own + (1 - lam) * partners
+    other = nnf.cross_entropy(logits, partners, label_smoothing=label_smoothing)
+    return lam * own + (1 - lam) * other

@@ -7,7 +7,9 @@ from IPython.display import Code, Markdown
 from matplotlib.figure import Figure
 
 from ptd_core.claims import claims_markdown
+from ptd_core.cost import run_training_cost
 from ptd_core.errors import RecipeError
+from ptd_core.figures import save_figure
 from ptd_core.maps import (
     attention_maps,
     coverage_figure,
@@ -77,6 +79,32 @@ def results(run: Run) -> Markdown:
     return table([f"measured here, {run.recipe.run_name}, seed {run.recipe.seed}, n = 1", ""], list(rows.items()))
 
 
+def time_saved(run: Run) -> Markdown:
+    """Where a run's time went, and what its training gained on the same epochs with all tokens."""
+    ledger = run.info["time_ledger"]
+    with_drop, without = run_training_cost(run.recipe, run.trainer.classes)
+    rows = {
+        "training steps": _seconds(ledger["step_seconds"]),
+        "augmentation": _seconds(ledger["data_seconds"]),
+        "evaluation": _seconds(ledger["evaluation_seconds"]),
+        f"the training, had no epoch dropped tokens (from {ledger['all_tokens_epochs']} that did not)": _seconds(
+            ledger["all_tokens_seconds"]
+        ),
+        "saved": _seconds(ledger["saved_seconds"]),
+        "training faster by, measured": _times(ledger["measured_speedup"]),
+        "training faster by, bound by operations": _times(without / with_drop),
+    }
+    return table([f"time of {run.recipe.run_name}, {run.info['device']}", ""], list(rows.items()))
+
+
+def _seconds(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1f} s"
+
+
+def _times(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}x"
+
+
 def saliency(run: Run, block: int, keep: int, count: int = 8) -> Figure:
     """Saliency maps of the first test images in one block, and the `keep` tokens of highest saliency; also saved."""
     shown = first_images(run.trainer.test, count)
@@ -88,7 +116,7 @@ def saliency(run: Run, block: int, keep: int, count: int = 8) -> Figure:
         for label, answer in zip(shown.labels.tolist(), answers)
     ]
     figure = saliency_figure(shown, attention_maps(run.model, inputs, block).mean(1), keep, titles, run.stamp)
-    figure.savefig(run.figures / f"{run.recipe.chapter}_saliency.png")
+    save_figure(figure, run.figures / f"{run.recipe.chapter}_saliency.png")
     return figure
 
 
@@ -105,7 +133,7 @@ def coverage(run: Run, keep: int, count: int = 1000) -> Figure | Markdown:
         f"{100 * object_coverage(kept, shown.masks):.0f} % of the objects' pixels (n = {len(shown)} test images)"
     )
     figure = coverage_figure(run.model, inputs, shown.masks, run.stamp)
-    figure.savefig(run.figures / f"{run.recipe.chapter}_coverage.png")
+    save_figure(figure, run.figures / f"{run.recipe.chapter}_coverage.png")
     return figure
 
 

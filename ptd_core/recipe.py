@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import annotated_types
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from ptd_core.errors import RecipeError
+from ptd_core.parameter_file import read_parameters
 from ptd_core.schedule import DropSchedule
 
 _PLACE = {"place": True}  # says where a run reads, writes and computes; not what it computes
+_PATH = r"^[^\x00-\x1f\x7f]*$"  # no control characters
 
 
 def _setting(default, help, *, place=False, **bounds):
@@ -48,23 +49,30 @@ class Recipe(BaseModel):
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
     )
     precision: Literal["auto", "fp32", "bf16"] = _setting(
-        "auto", "auto, fp32 or bf16 (autocast); auto: bf16 on CUDA, fp32 elsewhere"
+        "auto", "auto, fp32 or bf16 (autocast); auto: bf16 on CUDA and CPUs with bf16 products, else fp32"
     )
     attention: Literal["auto", "fused", "explicit"] = _setting(
         "auto", "auto, fused or explicit; auto: explicit for bf16 on the CPU, fused elsewhere"
     )
-    out_dir: str = _setting("", "folder that receives figures/ and runs/; empty: the project's own", place=True)
-    checkpoint_every: int = _setting(1, "epochs between checkpoints", place=True, ge=1)
+    compilation: Literal["auto", "off", "inductor", "cudagraphs"] = _setting(
+        "auto", "auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on CUDA, off elsewhere", place=True
+    )
+    out_dir: str = _setting(
+        "", "folder that receives figures/ and runs/; empty: the project's own", place=True, pattern=_PATH
+    )
+    checkpoint_every: int = _setting(1, "epochs between checkpoints", place=True, ge=1, le=100_000)
 
     # data
     dataset: Literal["shapes", "cifar100", "cifar10", "folder"] = _setting(
         "shapes", "shapes (generated), cifar100, cifar10 or folder (class folders of images)"
     )
-    data_dir: str = _setting("data", "where the dataset lies; shapes needs none", place=True, min_length=1)
+    data_dir: str = _setting(
+        "data", "where the dataset lies; shapes needs none", place=True, min_length=1, pattern=_PATH
+    )
     download: bool = _setting(True, "let torchvision download an absent CIFAR", place=True)
     image_size: int = _setting(32, "image side in pixels; CIFAR has 32", ge=8, le=512)
-    subset: int = _setting(4000, "training images, class-balanced; 0: all", ge=0)
-    test_subset: int = _setting(1000, "test images, class-balanced; 0: all", ge=0)
+    subset: int = _setting(4000, "training images, class-balanced; 0: all", ge=0, le=10**9)
+    test_subset: int = _setting(1000, "test images, class-balanced; 0: all", ge=0, le=10**9)
 
     # model
     stem_width: int = _setting(32, "channels after the first stem convolution, doubled by the second", ge=1, le=512)
@@ -80,8 +88,8 @@ class Recipe(BaseModel):
     # token drop
     drop_init: float = _setting(0.0, "drop ratio before drop_start", ge=0, lt=1)
     drop_final: float = _setting(0.35, "drop ratio from drop_end on; 0 with drop_init 0 is the baseline", ge=0, lt=1)
-    drop_start: int = _setting(2, "epoch at which the drop ratio begins to rise, counted from 0", ge=0)
-    drop_end: int = _setting(8, "epoch from which it is drop_final", ge=0)
+    drop_start: int = _setting(2, "epoch at which the drop ratio begins to rise, counted from 0", ge=0, le=10**6)
+    drop_end: int = _setting(8, "epoch from which it is drop_final", ge=0, le=10**6)
     drop_gamma: float = _setting(2.0, "exponent of the rise", gt=0, le=16)
     drop_hold: bool = _setting(True, "hold drop_final after drop_end; False: all tokens again")
     drop_block: int = _setting(0, "block that drops tokens, counted from 0", ge=0)
@@ -98,13 +106,15 @@ class Recipe(BaseModel):
 
     # training
     epochs: int = _setting(10, "passes over the training images", ge=1, le=100_000)
-    batch_size: int = _setting(64, "images a training step; an epoch leaves out its last, smaller batch", ge=1)
-    eval_batch_size: int = _setting(256, "images an evaluation step", ge=1)
-    eval_every: int = _setting(1, "epochs between evaluations; the last epoch always has one", ge=1)
+    batch_size: int = _setting(
+        64, "images a training step; an epoch leaves out its last, smaller batch", ge=1, le=10**6
+    )
+    eval_batch_size: int = _setting(256, "images an evaluation step", ge=1, le=10**6)
+    eval_every: int = _setting(1, "epochs between evaluations; the last epoch always has one", ge=1, le=100_000)
     lr: float = _setting(1.5e-3, "peak learning rate of AdamW", gt=0, le=10)
     weight_decay: float = _setting(0.05, "decoupled weight decay, on every parameter", ge=0, le=10)
-    warmup_epochs: int = _setting(1, "epochs of linear warm-up, before the cosine", ge=0)
-    grad_clip: float = _setting(1.0, "largest gradient norm; 0: no clipping", ge=0)
+    warmup_epochs: int = _setting(1, "epochs of linear warm-up, before the cosine", ge=0, le=100_000)
+    grad_clip: float = _setting(1.0, "largest gradient norm; 0: no clipping", ge=0, le=10**6)
     label_smoothing: float = _setting(0.03, "label smoothing", ge=0, lt=1)
     ema_decay: float = _setting(0.98, "decay of the weights' moving average; 0: off", ge=0, lt=1)
 
@@ -124,6 +134,8 @@ class Recipe(BaseModel):
             refuse("embed_dim num_heads", "embed_dim must be a multiple of num_heads")
         if self.drop_block >= self.depth:
             refuse("drop_block depth", f"drop_block must be from 0 to {self.depth - 1}")
+        if int(self.mlp_ratio * self.embed_dim) < 1:
+            refuse("mlp_ratio embed_dim", "the MLP would have no hidden unit")
         if self.drop_end < self.drop_start:
             refuse("drop_start drop_end", "drop_end must not come before drop_start")
         for name in ("drop_init", "drop_final"):
@@ -197,18 +209,7 @@ class Recipe(BaseModel):
 
         Raises RecipeError for anything that is not a valid recipe, also for a file that cannot be read.
         """
-        path = Path(path)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RecipeError(f"{path}: cannot be read ({error.strerror or error})") from None
-        except (yaml.YAMLError, ValueError) as error:
-            raise RecipeError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
-        if values is None:
-            values = {}
-        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-            raise RecipeError(f"{path}: expected lines of the form `name: value`, got {_short(values)}")
-        return cls.from_values({**values, **cls._from_strings(overrides)}, source=str(path))
+        return cls.from_values({**read_parameters(Path(path)), **cls._from_strings(overrides)}, source=str(path))
 
     @classmethod
     def _from_strings(cls, overrides) -> dict[str, Any]:
@@ -218,6 +219,8 @@ class Recipe(BaseModel):
             name, equals, value = text.partition("=")
             if not equals:
                 raise RecipeError(f"command line: {text!r} should be name=value")
+            if name in values:
+                raise RecipeError(f"command line: {name} is given twice; keep one of them")
             field = cls.model_fields.get(name)
             if field is None:
                 values[name] = value
@@ -283,7 +286,10 @@ def _yaml_hint(name: str, value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -1,28 +1,32 @@
 """One whole run: data, training, checkpoints, records, figures. Chapters and the command line both call `execute`."""
 
-import json
+import itertools
+import signal
 import time
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ptd_core import history
-from ptd_core.checkpoint import load_checkpoint, save_checkpoint
+from ptd_core.checkpoint import Checkpoint, Checkpoints
 from ptd_core.cost import cost, run_training_cost
 from ptd_core.data import load_recipe
-from ptd_core.dataset import PROJECT_ROOT, Dataset
+from ptd_core.dataset import Dataset
 from ptd_core.device import describe_device, resolve_device, synchronize
 from ptd_core.errors import OutputError, TrainingError
-from ptd_core.figures import save_run_figures
+from ptd_core.folders import Folders
 from ptd_core.history import EpochRecord
+from ptd_core.interrupt import Interrupt, Stopped
 from ptd_core.progress import Progress, duration
+from ptd_core.ranks import Ranks
 from ptd_core.recipe import Recipe
+from ptd_core.results import leave, read_info, run_info, stamp_line
 from ptd_core.stamp import stamp
 from ptd_core.trainer import Trainer
 
+STOP_AGREED_EVERY = 16  # steps of several CUDA devices, which should not wait for each other's hosts at every one
 ESTIMATE_AFTER = (3, 8)  # steps between which the first estimate is timed: the first ones warm caches
 
 
@@ -44,68 +48,71 @@ class Run:
         return stamp_line(self.info)
 
 
-@dataclass
-class Folders:
-    """Where a run writes: `figures` for readers, `state` for checkpoints (git-ignored)."""
-
-    figures: Path
-    state: Path
-    checkpoint: Path = field(init=False)
-
-    def __post_init__(self):
-        self.checkpoint = self.state / "last.pt"
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> "Folders":
-        base = Path(recipe.out_dir).expanduser() if recipe.out_dir else PROJECT_ROOT
-        return cls(figures=base / "figures" / recipe.run_name, state=base / "runs" / recipe.run_name)
-
-    def create(self) -> None:
-        """Raises OutputError if they cannot be made or written."""
-        for folder in (self.figures, self.state):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                history.write_atomically(folder / ".writable", b"")
-                (folder / ".writable").unlink()
-            except OSError as error:
-                raise OutputError(
-                    f"{folder}: cannot be written ({error.strerror or error}); set out_dir to a folder that can"
-                ) from None
-
-
-def execute(recipe: Recipe, progress: Progress | None = None, *, dataset: Dataset | None = None) -> Run:
+def execute(
+    recipe: Recipe,
+    progress: Progress | None = None,
+    *,
+    dataset: Dataset | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008  frozen
+) -> Run:
     """Train what the recipe says, or take it up where an earlier call stood, or show it if it is finished.
 
-    dataset: the recipe's data, if the caller has read it already.
+    dataset: the recipe's data, if the caller has read it already. ranks: the processes that do it together; this is
+    for the one that writes, the others call `follow`.
 
-    Raises OutputError if the run's folder holds another recipe's run or cannot be written, DataError, DeviceError,
-    and TrainingError after saving what was recorded until then.
+    Raises OutputError if the run's folder holds another recipe's run, is in use by another process or cannot be
+    written; DataError; DeviceError; TrainingError after saving what was recorded until then. Ctrl-C and SIGTERM end
+    it with KeyboardInterrupt and SystemExit(143) after the step under way, saved to go on from there.
     """
     progress = progress or Progress()
     started = time.perf_counter()
     resolve_device(recipe.device)  # an absent device is refused before data is read
     folders = Folders.of(recipe)
-    _refuse_other_recipe(recipe, folders)
-    dataset = dataset or load_recipe(recipe)
-    trainer = Trainer(recipe, dataset)
-    folders.create()  # only now: a refusal above leaves nothing behind
-    records = _take_up(recipe, trainer, folders)
-    for line in describe(recipe, dataset, trainer):
-        progress.say(line)
-    if trainer.next_epoch >= recipe.epochs:
-        progress.say(f"{recipe.run_name} is finished: its {len(records)} epochs are shown, not repeated")
-    elif records:
-        progress.say(f"{recipe.run_name} goes on from epoch {trainer.next_epoch} (counted from 0)")
-    trained = trainer.next_epoch < recipe.epochs
-    if trained:
-        _train(recipe, trainer, records, folders, progress)
-    info_path = folders.figures / "run.json"
-    if trained or not info_path.exists():
-        info = _info(recipe, trainer, records, finished=True)
-        info["times"]["this_call_seconds"] = time.perf_counter() - started
-        _leave(recipe, records, info, folders)
-    info = json.loads(info_path.read_text())
+    with folders.locked():
+        checkpoints = Checkpoints(folders.state)
+        found = checkpoints.load(progress.say)
+        _refuse_other_recipe(recipe, folders, found)
+        dataset = dataset or load_recipe(recipe)
+        ranks.share(found and found.trainer)
+        trainer = Trainer(recipe, dataset, ranks)
+        folders.create()  # only now: a refusal above leaves nothing behind
+        records = _take_up(found, trainer, checkpoints)
+        for line in [*describe(recipe, dataset, trainer), *_standing(recipe, trainer, found)]:
+            progress.say(line)
+        info = read_info(folders.figures)
+        if trainer.next_epoch < recipe.epochs or info is None or not info["finished"]:
+            with Interrupt() as interrupt:
+                _train(recipe, trainer, records, folders, checkpoints, progress, interrupt)
+                info = run_info(recipe, trainer, records, finished=True)
+                info["times"]["this_call_seconds"] = time.perf_counter() - started
+                leave(recipe, records, info, folders.figures)
     return Run(recipe, dataset, records, trainer.headline.eval(), trainer, folders.figures, info)
+
+
+def follow(recipe: Recipe, ranks: Ranks) -> None:
+    """Train beside the process that writes, in step with it, from where it stands, and leave nothing behind."""
+    state = ranks.share()
+    trainer = Trainer(recipe, load_recipe(recipe), ranks)
+    if state is not None:
+        trainer.load_state_dict(state)
+    if trainer.partial is not None:
+        trainer.partial.random = None  # the other process's
+    with Interrupt() as interrupt:
+        for _ in trainer.epochs(may_stop=together(interrupt, trainer)):
+            pass
+
+
+def together(interrupt: Interrupt, trainer: Trainer) -> Callable[[], None]:
+    """A check that stops all processes after the same step when a signal has come to one of them."""
+    calls = itertools.count()
+    every = STOP_AGREED_EVERY if trainer.device.type == "cuda" and trainer.ranks.size > 1 else 1
+
+    def check() -> None:
+        if next(calls) % every == 0 and trainer.ranks.any(interrupt.received is not None):
+            interrupt.received = interrupt.received or signal.SIGTERM
+            interrupt.check()
+
+    return check
 
 
 def describe(recipe: Recipe, dataset: Dataset, trainer: Trainer) -> list[str]:
@@ -124,7 +131,7 @@ def describe(recipe: Recipe, dataset: Dataset, trainer: Trainer) -> list[str]:
         f"{recipe.image_size} px, {trainer.classes} classes",
         f"model     {parameters:,} parameters, {recipe.patch_tokens} patch tokens, training "
         f"{price.training / 1e9:.3f} GFLOP an image",
-        f"device    {describe_device(trainer.device)}, {trainer.precision}, {trainer.attention} attention",
+        f"device    {describe_device(trainer.device)}, {trainer.path}",
     ]
     if recipe.chapter == "ptd":
         lines.append(
@@ -138,53 +145,112 @@ def describe(recipe: Recipe, dataset: Dataset, trainer: Trainer) -> list[str]:
     return lines
 
 
-def stamp_line(info: dict) -> str:
-    """run.json's stamp in one line."""
-    seed, versions = info["seed"], info["versions"]
-    return f"{info['run']}, n = 1, seed {seed} · {info['device']} · torch {versions['torch']} · commit {info['commit']}"
-
-
-def _train(recipe: Recipe, trainer: Trainer, records: list[EpochRecord], folders: Folders, progress: Progress) -> None:
-    """Train to the end; `records` grows. Checkpoint and history are on disk after every checkpoint_every epochs."""
-    clock = {}
+def _train(
+    recipe: Recipe,
+    trainer: Trainer,
+    records: list[EpochRecord],
+    folders: Folders,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    interrupt: Interrupt,
+) -> None:
+    """Train to the end; `records` grows. What a killed process loses is at most checkpoint_every epochs of time."""
+    estimate = _Estimate(trainer, progress)
+    origin = stamp(trainer.device)
 
     def on_step(epoch: int, done: int, steps: int) -> None:
         progress.step(epoch, done, steps)
-        if "estimated" not in clock and (done in ESTIMATE_AFTER):
-            synchronize(trainer.device)
-            if done == ESTIMATE_AFTER[0]:
-                clock["start"] = time.perf_counter()
-            elif "start" in clock:
-                step_seconds = (time.perf_counter() - clock["start"]) / (ESTIMATE_AFTER[1] - ESTIMATE_AFTER[0])
-                clock["estimated"] = trainer.estimate_seconds(step_seconds, epoch)
-                progress.say(
-                    f"estimate  {duration(clock['estimated'])} for what remains, evaluation included "
-                    f"({recipe.batch_size / step_seconds:.0f} images/s now)"
-                )
+        estimate(epoch, done)
+
+    def checkpoint() -> Checkpoint:
+        return Checkpoint(trainer.state_dict(), records, recipe.essence(), origin)
 
     try:
-        for record in trainer.epochs(on_step):
+        for record in trainer.epochs(on_step, together(interrupt, trainer)):
             records.append(record)
             progress.epoch(record, recipe.epochs)
+            # The last checkpoint comes last: a process killed before it writes the others again, to the same end.
+            if record.evaluated and record.headline > max(
+                (earlier.headline for earlier in records[:-1] if earlier.evaluated), default=-1.0
+            ):
+                checkpoints.save_best(checkpoint())
+            description = f"headline weights of run {recipe.run_name} after {len(records)} epochs"
+            if len(records) == 1:
+                checkpoints.save_weights(checkpoints.early, trainer.headline.state_dict(), description)
             if len(records) % recipe.checkpoint_every == 0 or trainer.next_epoch == recipe.epochs:
-                save_checkpoint(folders.checkpoint, trainer.state_dict(), records, recipe.essence())
                 history.write_csv(records, folders.state / "history.csv")
+                checkpoints.save_weights(checkpoints.weights, trainer.headline.state_dict(), description)
+                checkpoints.save(checkpoint())
+    except Stopped:
+        checkpoints.save(checkpoint())
+        if records:
+            history.write_csv(records, folders.state / "history.csv")
+            leave(recipe, records, run_info(recipe, trainer, records, finished=False), folders.figures)
+        progress.close()
+        progress.say(f"{recipe.run_name} is stopped and saved; the same again goes on from {_position(trainer)}")
+        raise
     except TrainingError:
         if records:
-            _leave(recipe, records, _info(recipe, trainer, records, finished=False), folders)
+            leave(recipe, records, run_info(recipe, trainer, records, finished=False), folders.figures)
         raise
     finally:
         progress.close()
 
 
-def _refuse_other_recipe(recipe: Recipe, folders: Folders) -> None:
+class _Estimate:
+    """Says once, after the first steps, how long the rest will take."""
+
+    def __init__(self, trainer: Trainer, progress: Progress):
+        self._trainer, self._progress = trainer, progress
+        self._start: float | None = None
+        self._done = False
+
+    def __call__(self, epoch: int, done: int) -> None:
+        first, last = ESTIMATE_AFTER
+        if self._done or done not in ESTIMATE_AFTER:
+            return
+        synchronize(self._trainer.device)
+        if done == first:
+            self._start = time.perf_counter()
+        elif self._start is not None:
+            step_seconds = (time.perf_counter() - self._start) / (last - first)
+            self._done = True
+            self._progress.say(
+                f"estimate  {duration(self._trainer.estimate_seconds(step_seconds, epoch))} for what remains, "
+                f"evaluation included ({self._trainer.recipe.batch_size / step_seconds:.0f} images/s now)"
+            )
+
+
+def _standing(recipe: Recipe, trainer: Trainer, found: Checkpoint | None) -> list[str]:
+    """Where the run stands, if an earlier call has begun it."""
+    if found is None:
+        return []
+    if trainer.next_epoch >= recipe.epochs:
+        return [f"{recipe.run_name} is finished: its {len(found.records)} epochs are shown, not repeated"]
+    lines = [f"{recipe.run_name} goes on from {_position(trainer)}"]
+    here = stamp(trainer.device)
+    for name in ("device", "versions"):
+        if found.stamp[name] != here[name]:
+            lines.append(
+                f"note      begun with {name} {found.stamp[name]}, now {here[name]}: "
+                "the result can differ in rounding from that of a run that was never stopped"
+            )
+    return lines
+
+
+def _position(trainer: Trainer) -> str:
+    if trainer.partial is None:
+        return f"epoch {trainer.next_epoch} (counted from 0)"
+    return f"epoch {trainer.next_epoch}, step {trainer.partial.step} of {trainer.steps_per_epoch} (counted from 0)"
+
+
+def _refuse_other_recipe(recipe: Recipe, folders: Folders, found: Checkpoint | None) -> None:
     """Nothing that another recipe left is overwritten."""
-    info_path = folders.figures / "run.json"
-    if info_path.exists():
-        _refuse_difference(recipe, json.loads(info_path.read_text())["recipe"], folders.figures)
-    if folders.checkpoint.exists():
-        _, _, essence = load_checkpoint(folders.checkpoint, torch.device("cpu"))
-        _refuse_difference(recipe, essence, folders.state)
+    info = read_info(folders.figures)
+    if info is not None:
+        _refuse_difference(recipe, info["recipe"], folders.figures)
+    if found is not None:
+        _refuse_difference(recipe, found.recipe, folders.state)
 
 
 def _refuse_difference(recipe: Recipe, theirs: dict, folder: Path) -> None:
@@ -198,55 +264,14 @@ def _refuse_difference(recipe: Recipe, theirs: dict, folder: Path) -> None:
         )
 
 
-def _take_up(recipe: Recipe, trainer: Trainer, folders: Folders) -> list[EpochRecord]:
+def _take_up(found: Checkpoint | None, trainer: Trainer, checkpoints: Checkpoints) -> list[EpochRecord]:
     """Load an earlier call's state into the trainer; its records, or none."""
-    if not folders.checkpoint.exists():
+    if found is None:
         return []
-    state, records, _ = load_checkpoint(folders.checkpoint, trainer.device)
-    trainer.load_state_dict(state)
-    return records
-
-
-def _info(recipe: Recipe, trainer: Trainer, records: list[EpochRecord], finished: bool) -> dict:
-    """What run.json says."""
-    evaluated = [record for record in records if record.evaluated]
-    last = evaluated[-1] if evaluated else None
-    with_drop, without = run_training_cost(recipe, trainer.classes)
-    return {
-        "run": recipe.run_name,
-        "chapter": recipe.chapter,
-        "seed": recipe.seed,
-        "finished": finished,
-        "recipe": recipe.essence(),
-        **stamp(trainer.device),
-        "precision": trainer.precision,
-        "attention": trainer.attention,
-        "made": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "model": {
-            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-            "training_flops_per_image": cost(recipe, trainer.classes).training,
-            "flops_bound_on_speedup": without / with_drop,
-        },
-        "epochs": len(records),
-        "results": last
-        and {
-            "test_accuracy": last.headline,
-            "test_accuracy_raw": last.test_accuracy,
-            "clean_train_accuracy": last.clean_train_accuracy,
-            "best_on_test": max(record.headline for record in evaluated),
-        },
-        "times": {
-            "train_seconds": sum(record.train_seconds for record in records),
-            "eval_seconds": sum(record.eval_seconds for record in records),
-        },
-    }
-
-
-def _leave(recipe: Recipe, records: list[EpochRecord], info: dict, folders: Folders) -> None:
-    """The records and figures of a run, for readers; run.json last, so that it stands for a complete set."""
-    prefix = folders.figures / recipe.chapter
-    history.write_csv(records, prefix.with_name(f"{recipe.chapter}_history.csv"))
-    history.write_metrics(records, recipe.chapter, prefix.with_name(f"{recipe.chapter}_metrics.csv"))
-    history.write_pickle(records, prefix.with_name(f"{recipe.chapter}_history.pkl"))
-    save_run_figures(recipe, records, folders.figures, stamp_line(info))
-    history.write_atomically(folders.figures / "run.json", (json.dumps(info, indent=1) + "\n").encode())
+    try:
+        trainer.load_state_dict(found.trainer)
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise OutputError(
+            f"{checkpoints.last}: does not fit this recipe's model ({type(error).__name__}); delete it to train anew"
+        ) from None
+    return list(found.records)

@@ -28,7 +28,7 @@ def stamp(device: torch.device) -> dict:
         "device": describe_device(device),
         "versions": {
             "python": platform.python_version(),
-            "torch": torch.__version__,  # with its CUDA version, which the package metadata leaves out
+            "torch": str(torch.__version__),  # with its CUDA version, which the package metadata leaves out
             **{name: _version(name) for name in _LIBRARIES},
         },
         "commit": commit(),

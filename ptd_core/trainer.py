@@ -1,8 +1,8 @@
 """The training loop: epochs, evaluation, moving average, clocks. It yields one record per epoch and draws nothing."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -11,27 +11,26 @@ from torch import Tensor, nn
 from ptd_core.augment import Augmentation, augment_epoch
 from ptd_core.cost import cost
 from ptd_core.dataset import Dataset, Split
-from ptd_core.device import (
-    check_mps_linear,
-    resolve_attention,
-    resolve_device,
-    resolve_precision,
-    synchronize,
-)
+from ptd_core.device import check_mps_linear, synchronize
 from ptd_core.ema import WarmupEma
 from ptd_core.errors import DataError, TrainingError
+from ptd_core.fast_path import FastPath, keep_freed_memory
 from ptd_core.history import NAN, EpochRecord
-from ptd_core.mixing import mix, mixed_cross_entropy, mixing_weights
+from ptd_core.mixing import mixing_weights
 from ptd_core.model import HybridViT
+from ptd_core.partial_epoch import PartialEpoch
+from ptd_core.ranks import Ranks
 from ptd_core.recipe import Recipe
 from ptd_core.schedule import learning_rate
 from ptd_core.seeding import generator, torch_seed
+from ptd_core.step import TrainingStep, autocast
 
 # Images augmented at once: many, for the bucketed operations; on the CPU fewer, where fresh memory costs most.
 AUGMENTED_AT_ONCE = {"cpu": 2048, "cuda": 8192, "mps": 8192}
 LOSS_CHECKS_PER_EPOCH = 20  # each waits for the device; between them a step never does
 
 OnStep = Callable[[int, int, int], None]  # epoch, steps done in it, steps in it
+MayStop = Callable[[], None]  # raises to stop where the state is whole
 
 
 def build_model(recipe: Recipe, num_classes: int, attention: str = "fused") -> HybridViT:
@@ -60,17 +59,21 @@ class Trainer:
 
     model: the weights being trained. averaged: their moving average, or None. headline: the one that stands for
     the run in results. Everything random in epoch t is drawn from (seed, t), so a trainer whose state was saved
-    after epoch t and loaded elsewhere goes on exactly as the first would have.
+    after epoch t and loaded elsewhere goes on exactly as the first would have. So does one that was stopped within
+    an epoch: `partial` holds what has been done of it, None between epochs.
 
     Raises DeviceError if the device is absent, DataError if the training images do not fill one batch.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset):
+    def __init__(self, recipe: Recipe, dataset: Dataset, ranks: Ranks = Ranks()):  # noqa: B008  frozen
         self.recipe = recipe
-        self.device = resolve_device(recipe.device)
+        self.ranks = ranks
+        ranks.check(recipe)
+        self.device = ranks.device(recipe.device)
         check_mps_linear(self.device, recipe.batch_size, 1 + recipe.patch_tokens)
-        self.precision = resolve_precision(recipe.precision, self.device)
-        self.attention = resolve_attention(recipe.attention, self.device, self.precision)
+        self.path = FastPath.of(recipe, self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.steps_per_epoch = len(dataset.train) // recipe.batch_size
         if not self.steps_per_epoch:
             raise DataError(f"{len(dataset.train)} training images do not fill one batch of {recipe.batch_size}")
@@ -79,11 +82,10 @@ class Trainer:
         self.test = _move(dataset.test, self.device)
         self._mean = torch.tensor(dataset.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(dataset.std, device=self.device).view(1, 3, 1, 1)
-        self.model = build_model(recipe, self.classes, self.attention).to(self.device)
+        model = ranks.global_batch_norm(build_model(recipe, self.classes, self.path.attention))
+        self.model = self.path.place(model, self.device)
         self.averaged = WarmupEma(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
-        )
+        self.step = TrainingStep(recipe, self.model, self.path, self.normalise, ranks)
         self.augmentation = Augmentation(
             crop_padding=recipe.crop_padding,
             flip=recipe.flip,
@@ -92,19 +94,27 @@ class Trainer:
             erase=recipe.erase,
         )
         self.next_epoch = 0
+        self.partial: PartialEpoch | None = None
+        self._may_stop: MayStop = lambda: None
 
     @property
     def headline(self) -> nn.Module:
         return self.averaged.module if self.averaged else self.model
 
-    def epochs(self, on_step: OnStep | None = None) -> Iterator[EpochRecord]:
+    def epochs(self, on_step: OnStep | None = None, may_stop: MayStop | None = None) -> Iterator[EpochRecord]:
         """Train the epochs that remain; one record after each. `on_step` is called after every step.
+
+        `may_stop` is called after every step of training and of evaluation; if it raises, `state_dict()` is that of
+        a trainer which goes on from there.
 
         Raises TrainingError, naming epoch and step, when the loss is not finite; the weights are then of no use.
         """
+        if may_stop:
+            self._may_stop = may_stop
         while self.next_epoch < self.recipe.epochs:
             record = self._epoch(self.next_epoch, on_step)
             self.next_epoch += 1  # before the yield: a caller saves the state of a trainer that has done this epoch
+            self.partial = None
             yield record
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -119,14 +129,16 @@ class Trainer:
         images, labels = split.images[:limit], split.labels[:limit]
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
-        size = self.recipe.eval_batch_size
+        size, rows = self.recipe.eval_batch_size, self.ranks.rows
         for batch_images, batch_labels in zip(images.split(size), labels.split(size)):
-            with self._autocast():
-                logits = model(self.normalise(batch_images.float() / 255))
-            loss += F.cross_entropy(logits.float(), batch_labels, reduction="sum")
-            correct += (logits.argmax(dim=1) == batch_labels).sum()
+            with autocast(self.device, self.path.precision):
+                logits = model(self.normalise(rows(batch_images).float() / 255))
+            loss += F.cross_entropy(logits.float(), rows(batch_labels), reduction="sum")
+            correct += (logits.argmax(dim=1) == rows(batch_labels)).sum()
+            self._may_stop()
         model.train(was_training)
-        return loss.item() / len(labels), 100 * correct.item() / len(labels)
+        loss, correct = self.ranks.sum(torch.stack([loss, correct])).tolist()
+        return loss / len(labels), 100 * correct / len(labels)
 
     def estimate_seconds(self, step_seconds: float, epoch: int) -> float:
         """Time of the epochs from `epoch` on, evaluation included, if a training step now takes `step_seconds`.
@@ -144,28 +156,32 @@ class Trainer:
         return step_seconds * total / now
 
     def state_dict(self) -> dict:
-        """Everything that `load_state_dict` needs to go on after the last finished epoch."""
+        """Everything that `load_state_dict` needs to go on after the last step."""
         return {
             "next_epoch": self.next_epoch,
+            "partial": self.partial.state_dict(self.device) if self.partial else None,
             "model": self.model.state_dict(),
             "averaged": self.averaged.module.state_dict() if self.averaged else None,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.step.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.step.optimizer.load_state_dict(state["optimizer"])
         if self.averaged:
             self.averaged.module.load_state_dict(state["averaged"])
         self.next_epoch = state["next_epoch"]
+        self.partial = PartialEpoch.from_state(state["partial"], self.device) if state["partial"] else None
 
     # one epoch
 
     def _epoch(self, epoch: int, on_step: OnStep | None) -> EpochRecord:
         recipe = self.recipe
         keep = recipe.schedule.kept(epoch, recipe.patch_tokens)
+        if self.partial is None:
+            self.partial = PartialEpoch.begin(self.steps_per_epoch, self.device)
         synchronize(self.device)
-        start = time.perf_counter()
+        start = time.perf_counter() - self.partial.seconds
         loss, accuracy, lr = self._train(epoch, keep, on_step)
         train_seconds = time.perf_counter() - start
         start = time.perf_counter()
@@ -178,49 +194,43 @@ class Trainer:
             train_loss=loss,
             train_accuracy=accuracy,
             train_seconds=train_seconds,
+            data_seconds=self.partial.data_seconds,
             eval_seconds=time.perf_counter() - start,
             images_per_second=self.steps_per_epoch * recipe.batch_size / train_seconds,
             **evaluation,
         )
 
     def _train(self, epoch: int, keep: int, on_step: OnStep | None) -> tuple[float, float, float]:
-        recipe, steps = self.recipe, self.steps_per_epoch
-        torch.manual_seed(torch_seed(recipe.seed, epoch, "dropout"))
+        recipe, steps, partial = self.recipe, self.steps_per_epoch, self.partial
+        start = time.perf_counter() - partial.seconds
+        partial.seed(torch_seed(recipe.seed, epoch, self._dropout(partial.step)), self.device)
         self.model.train()
-        losses = torch.zeros(steps, device=self.device)
-        correct = torch.zeros((), device=self.device)
-        weights = self._mixing_weights(epoch)
+        weights = self.mixing_weights(epoch)
         check_every = -(-steps // LOSS_CHECKS_PER_EPOCH)
-        for step, (images, labels) in enumerate(self.batches(epoch)):
-            lr = self._set_lr(epoch * steps + step)
-            loss, logits = self._step(images, labels, keep, None if weights is None else weights[step])
-            losses[step] = loss
-            correct += (logits.argmax(dim=1) == labels).sum()
+        batches = itertools.islice(self.batches(epoch), partial.step, None)
+        for step in range(partial.step, steps):
+            asked = time.perf_counter()
+            images, labels = next(batches)
+            partial.data_seconds += time.perf_counter() - asked
+            self._set_lr(epoch * steps + step)
+            loss, correct = self.step(images, labels, keep, None if weights is None else weights[step])
+            partial.losses[step] = loss
+            partial.correct += correct
             if self.averaged:
                 self.averaged.update(self.model, step=epoch * steps + step)
             if (step + 1) % check_every == 0 or step + 1 == steps:
-                _check_finite(losses[: step + 1], epoch)
+                _check_finite(partial.losses[: step + 1], epoch)
+            partial.step, partial.seconds = step + 1, time.perf_counter() - start
             if on_step:
                 on_step(epoch, step + 1, steps)
-        return losses.mean().item(), 100 * correct.item() / (steps * recipe.batch_size), lr
+            self._may_stop()
+        lr = self._set_lr((epoch + 1) * steps - 1)  # the last step's, also if all steps were done before
+        return partial.losses.mean().item(), 100 * partial.correct.item() / (steps * recipe.batch_size), lr
 
-    def _step(self, images: Tensor, labels: Tensor, keep: int, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        smoothing = self.recipe.label_smoothing
-        if weight is not None:
-            images = mix(images, weight)
-        with self._autocast():
-            logits = self.model(self.normalise(images), keep=keep)
-        logits = logits.float()
-        if weight is None:
-            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        else:
-            loss = mixed_cross_entropy(logits, labels, weight.mean(), smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.recipe.grad_clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
-        self.optimizer.step()
-        return loss.detach(), logits.detach()
+    def _dropout(self, step: int) -> str:
+        """The purpose of dropout's seed. Only the first rank's random state is saved: others draw anew from there."""
+        rank = self.ranks.rank
+        return "dropout" if rank == 0 else f"dropout of rank {rank} from step {step}"
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's augmented batches in its own random order; images that do not fill a last batch sit out."""
@@ -237,7 +247,7 @@ class Trainer:
         )
         return zip((batch for chunk in chunks for batch in chunk.split(size)), labels)
 
-    def _mixing_weights(self, epoch: int) -> Tensor | None:
+    def mixing_weights(self, epoch: int) -> Tensor | None:
         recipe = self.recipe
         if not recipe.mixes:
             return None
@@ -257,7 +267,7 @@ class Trainer:
         lr = learning_rate(
             step, peak=recipe.lr, warmup_steps=recipe.warmup_epochs * steps, total_steps=recipe.epochs * steps
         )
-        for group in self.optimizer.param_groups:
+        for group in self.step.optimizer.param_groups:
             group["lr"] = lr
         return lr
 
@@ -275,9 +285,6 @@ class Trainer:
     def _evaluated_images(self) -> int:
         """Forward passes of one evaluation: the test images once or twice, and as many training images."""
         return len(self.test) * (2 if self.averaged else 1) + min(len(self.test), len(self.train))
-
-    def _autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
 
 _EVALUATED = ("clean_train_accuracy", "test_loss", "test_accuracy", "ema_test_loss", "ema_test_accuracy")

@@ -1,19 +1,61 @@
 """Fixtures that several test modules share."""
 
+import dataclasses
+import os
+import shutil
 from pathlib import Path
 
+import papermill
 import pytest
 import torch
 
 from ptd_core import data
+from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+PATIENCE = 120_000  # milliseconds: a busy machine is slow, not wrong
+ROOT = Path(__file__).parent.parent
+SCREENSHOTS = ROOT / "screenshots"
+CHROMIUM_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
 TINY = {
     "subset": 160, "test_subset": 60, "image_size": 16, "stem_width": 4, "stem_stride": 2, "embed_dim": 16,
     "depth": 2, "num_heads": 2, "batch_size": 32, "epochs": 3, "drop_start": 0, "drop_end": 2, "drop_final": 0.5,
     "rand_ops": 1, "erase": 0.3, "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "dropout": 0.1, "drop_path": 0.1,
-    "device": "cpu",
+    "device": "cpu", "precision": "fp32",
 }  # fmt: skip
+
+
+class Lines(Progress):
+    """Progress that remembers what it said."""
+
+    def __init__(self):
+        super().__init__(bar=False)
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+CLOCKS = ("train_seconds", "data_seconds", "eval_seconds", "images_per_second")
+
+
+def without_clocks(records):
+    return [dataclasses.replace(record, **dict.fromkeys(CLOCKS, 0.0)) for record in records]
+
+
+def equal(one, two):
+    """Bit for bit, through nested dicts, lists and tensors; NaN equals NaN."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(two, torch.Tensor) and one.dtype == two.dtype and torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(equal(one[name], two[name]) for name in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(equal, one, two))
+    return one == two or (one != one and two != two)
 
 
 @pytest.fixture
@@ -31,7 +73,7 @@ def tiny_shapes():
 @pytest.fixture(scope="session")
 def real_cifar100():
     """The folder of real CIFAR-100 beside the project; tests that need it say so when it is not there."""
-    folder = Path(__file__).parent.parent.parent / "shared" / "cifar100"
+    folder = ROOT.parent / "shared" / "cifar100"
     if not folder.exists():
         pytest.skip("real CIFAR-100 is not at ../shared/cifar100")
     return folder
@@ -41,3 +83,53 @@ def real_cifar100():
 def _few_threads():
     """The same sums in the same order wherever the tests run."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory):
+    """The notebook that papermill leaves, as the README's first command makes it."""
+    folder = tmp_path_factory.mktemp("executed")
+    parameters = {**TINY, "out_dir": str(folder), "run": "tiny"}
+    papermill.execute_notebook(
+        ROOT / "book" / "ptd.ipynb", folder / "out.ipynb", parameters=parameters, progress_bar=False
+    )
+    return folder / "out.ipynb"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The machine's own Chromium, driven by Playwright; tests that need it say so where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """A function from an address to a loaded page whose every error is collected and forbidden at the end."""
+    contexts, errors = [], []
+
+    def open_at(address: str, width: int = 1280, offline: bool = False):
+        context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True, offline=offline)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        return page
+
+    yield open_at
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def screenshot(page, name: str) -> None:
+    """Kept for people to look at: screenshots/NAME.png, git-ignored."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)

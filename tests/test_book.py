@@ -44,7 +44,8 @@ def test_notebook_and_script_are_the_same_chapter(chapter):
 
     assert cells(notebook) == cells(script)
     assert notebook.metadata.kernelspec.name == script.metadata.kernelspec.name == "python3"
-    assert "jupytext" not in notebook.metadata  # the pairing stands in jupytext.toml alone
+    # The pairing stands in jupytext.toml alone: a saved papermill output must not grow a script of its own.
+    assert "formats" not in notebook.metadata.get("jupytext", {})
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
@@ -81,11 +82,14 @@ def test_chapter_runs_from_the_root_and_from_its_folder(chapter, folder, tmp_pat
     assert not [output for output in outputs if output.output_type == "error"]
     kinds = [kind for output in outputs for kind in output.get("data", {})]
     assert kinds.count("image/png") >= 5
-    assert kinds.count("application/vnd.jupyter.widget-view+json") == {"baseline": 1, "ptd": 2}[chapter]
+    assert "application/vnd.jupyter.widget-view+json" not in kinds  # blank once the kernel is gone
+    pages = [data for output in outputs if "<iframe srcdoc" in (data := output.get("data", {}).get("text/html", ""))]
+    assert len(pages) == {"baseline": 1, "ptd": 2}[chapter]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     assert text.count("epoch   ") == 3 and "estimate" not in text.split("epoch   1/3")[1]  # one line an epoch
     made = {path.name for path in (tmp_path / "figures" / "tiny").iterdir()}
     assert {f"{chapter}_saliency.png", f"{chapter}_accuracy.png", "run.json"} <= made
+    assert {f"{chapter}_saliency_explorer.html", *(["ptd_schedule_explorer.html"] * (chapter == "ptd"))} <= made
 
 
 def test_reading_the_parameters_again_after_the_last_cell_finds_nothing_new(tmp_path):

@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ptd_core.cost import cost, run_training_cost
+from ptd_core.dataset import PROJECT_ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.trainer import build_model
 
@@ -66,3 +67,19 @@ def test_keep_all_is_no_drop_and_bad_keep_is_refused():
     assert cost(recipe, 10, recipe.patch_tokens) == cost(recipe, 10)
     with pytest.raises(ValueError, match=f"from 1 to the {recipe.patch_tokens} patch"):
         cost(recipe, 10, 0)
+
+
+def test_imagenet_figures_of_the_readme():
+    """Operations of 300 epochs of ImageNet-1k at 224 px, and hours at 30 % of 989 TFLOPS a GPU (H100, dense bf16)."""
+    published = Recipe.from_yaml(PROJECT_ROOT / "parameters" / "ptd_aug.yaml")
+    large = {"image_size": 224, "stem_stride": 8, "epochs": 300, "drop_start": 60, "drop_end": 210}
+    expected = {192: ("9.0", "7.4", "1.22"), 384: ("52.9", "43.2", "1.22")}
+    hours = {192: ("0.9", "0.11"), 384: ("5.1", "0.63")}
+    for width, depth in ((192, 6), (384, 12)):
+        recipe = published.model_copy(update={**large, "embed_dim": width, "depth": depth})
+        assert recipe.patch_tokens == 784
+        dropping, whole = (1_281_167 * operations for operations in run_training_cost(recipe, 1000))
+        assert (f"{whole / 1e18:.1f}", f"{dropping / 1e18:.1f}", f"{whole / dropping:.2f}") == expected[width]
+        for gpus, figure in zip((8, 64), hours[width]):
+            took = dropping / (gpus * 0.3 * 989e12) / 3600
+            assert f"{took:.{len(figure.split('.')[1])}f}" == figure

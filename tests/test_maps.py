@@ -1,16 +1,12 @@
-"""Saliency maps, kept tokens and object coverage against brute force; explorers that answer to their sliders."""
+"""Saliency maps, kept tokens and object coverage against brute force."""
 
-import ipywidgets
 import pytest
 import torch
 
-from ptd_core import widgets
 from ptd_core.dataset import Split
 from ptd_core.figures import accuracy_figure, drop_figure
 from ptd_core.history import NAN, EpochRecord
 from ptd_core.maps import attention_maps, kept_mask, object_coverage, saliency_figure
-from ptd_core.progress import Progress
-from ptd_core.run import execute
 from ptd_core.schedule import DropSchedule
 from ptd_core.trainer import build_model
 
@@ -71,7 +67,7 @@ def test_drop_figure_draws_the_schedule_to_the_end_of_the_last_epoch():
 
 def test_accuracy_figure_leaves_out_what_was_not_measured():
     def record(epoch, test, ema=NAN):
-        return EpochRecord(epoch, 0.1, 0.0, 64, 2.0, 10.0 + epoch, NAN, 2.0, test, NAN, ema, 1.0, 1.0, 1.0)
+        return EpochRecord(epoch, 0.1, 0.0, 64, 2.0, 10.0 + epoch, NAN, 2.0, test, NAN, ema, 1.0, 0.1, 1.0, 1.0)
 
     (axes,) = accuracy_figure([record(0, NAN), record(1, 30.0), record(2, 40.0)]).axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
@@ -79,32 +75,3 @@ def test_accuracy_figure_leaves_out_what_was_not_measured():
         "train, augmented batch, own label": [[1, 10.0], [2, 11.0], [3, 12.0]],
         "test, raw weights": [[2, 30.0], [3, 40.0]],
     }
-
-
-def controls(explorer) -> dict[str, ipywidgets.Widget]:
-    return {child.description: child for child in explorer.children[0].children}
-
-
-def test_drop_explorer_answers_with_the_bound(tiny):
-    explorer = widgets.drop_explorer(tiny(epochs=10, drop_start=0, drop_end=0), classes=10)
-    bound = explorer.children[1]
-    with_drop = bound.value
-    controls(explorer)["d_final"].value = 0.0
-    assert bound.value != with_drop and "<b>0.0 %</b>" in bound.value and "<b>1.000x</b>" in bound.value
-    assert controls(explorer)["d_final"].step == 0.01
-
-
-def test_saliency_explorer_draws_what_is_chosen(tiny, monkeypatch):
-    shown = []
-    monkeypatch.setattr(widgets, "display", shown.append)
-    done = execute(tiny(epochs=1), Progress(bar=False))
-    explorer = widgets.saliency_explorer(done)
-    assert len(shown) == 1
-    chosen = controls(explorer)
-    chosen["image"].value, chosen["block"].value, chosen["attention"].value, chosen["drop ratio"].value = 5, 1, 1, 0.75
-    figure = shown[-1]
-    images = done.trainer.normalise(done.trainer.test.images[:64].float() / 255)
-    expected = attention_maps(done.model, images, 1)[5, 1]
-    assert torch.allclose(torch.as_tensor(figure.axes[1].images[0].get_array().data), expected)
-    assert figure.axes[2].get_title().startswith("16 of 64 tokens kept")
-    assert done.dataset.classes[done.trainer.test.labels[5]] in figure.axes[0].get_title()

@@ -60,7 +60,7 @@ def test_all_mistakes_are_told_at_once():
 @pytest.mark.parametrize(
     ("text", "words"),
     [("epochs: [", ["not valid YAML"]), ("- 1\n- 2\n", ["name: value"]), ("1: 2\n", ["name: value"]),
-     ("lr: 4e-4\n", ["lr", "text; in YAML write"]), ("!!python/object/apply:os.system ['true']\n", ["not valid YAML"])],
+     ("lr: 4e-4\n", ["lr", "text; in YAML write"]), ("!!python/object/apply:os.system ['true']\n", ["name: value"])],
 )  # fmt: skip
 def test_bad_files_are_refused(tmp_path, text, words):
     path = tmp_path / "bad.yaml"

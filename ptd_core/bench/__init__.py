@@ -1,0 +1,1 @@
+"""Side-by-side measurements in one run: `python -m ptd_core.bench`."""

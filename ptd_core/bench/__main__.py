@@ -1,0 +1,67 @@
+"""python -m ptd_core.bench [--recipe FILE] [--only SECTION ...] [--rounds N] [name=value ...]: what dropping buys.
+
+Measures this project's training step against its bound by operations and against other implementations on the same
+machine in the same run: interleaved, repeated, medians with spread. Tables on the screen, bench.json and bench.png
+under figures/bench/DEVICE/. Random pixels stand in for images; they change no time.
+"""
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+
+from ptd_core.bench.report import section_table, write_report
+from ptd_core.bench.sections import SECTIONS
+from ptd_core.bench.workload import Workload
+from ptd_core.dataset import PROJECT_ROOT
+from ptd_core.errors import PTDError
+from ptd_core.recipe import Recipe
+from ptd_core.stamp import stamp
+
+PUBLISHED = PROJECT_ROOT / "parameters" / "ptd_aug.yaml"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ptd_core.bench", description=__doc__)
+    parser.add_argument("--recipe", default=str(PUBLISHED), help="parameter file; by default the published recipe")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION",
+                        help=f"sections to measure, of {', '.join(SECTIONS)}; by default all")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="samples of each case")
+    parser.add_argument("--to", type=Path, help="folder of the report; by default figures/bench/DEVICE")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="parameters that replace the file's")
+    options = parser.parse_intermixed_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1; got {options.rounds}")
+    try:
+        work = Workload(Recipe.from_yaml(options.recipe, options.overrides))
+    except PTDError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    about = stamp(work.device)
+    folder = options.to or PROJECT_ROOT / "figures" / "bench" / re.sub(r"[^A-Za-z0-9]+", "_", about["device"]).strip(
+        "_"
+    )
+    report = {
+        "stamp": about,
+        "recipe": work.recipe.essence(),
+        "path": str(work.path),
+        "rounds": options.rounds,
+        "finished": False,
+        "section_seconds": {},
+        "sections": {},
+    }
+    print(f"{about['device']}: {work.path}, batch {work.recipe.batch_size}, {options.rounds} rounds\n", flush=True)
+    for name in options.only:
+        start = time.perf_counter()
+        report["sections"][name] = SECTIONS[name](work, options.rounds)
+        report["section_seconds"][name] = time.perf_counter() - start
+        report["finished"] = name == options.only[-1]
+        print(section_table(name, report["sections"][name]) + "\n", flush=True)
+        write_report(folder, report)
+    print(f"report: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""What others would train in place of `HybridViT`: the same sizes, the same stem, other code for the rest."""
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ptd_core.model import ConvStem
+from ptd_core.recipe import Recipe
+
+
+def timm_vit(recipe: Recipe, num_classes: int, patch_drop_rate: float = 0.0) -> nn.Module:
+    """timm's VisionTransformer behind this project's stem; patch_drop_rate: its random token drop, before block 0."""
+    model = VisionTransformer(
+        img_size=recipe.image_size,
+        patch_size=recipe.stem_stride,
+        num_classes=num_classes,
+        embed_dim=recipe.embed_dim,
+        depth=recipe.depth,
+        num_heads=recipe.num_heads,
+        mlp_ratio=recipe.mlp_ratio,
+        qkv_bias=recipe.qkv_bias,
+        proj_drop_rate=recipe.dropout,
+        drop_path_rate=recipe.drop_path,
+        patch_drop_rate=patch_drop_rate,
+    )
+    model.patch_embed = _StemTokens(recipe)
+    return _AllTokens(model)
+
+
+def encoder_vit(recipe: Recipe, num_classes: int) -> nn.Module:
+    """torch.nn.TransformerEncoder of pre-norm layers between this project's stem and a linear head."""
+    return _AllTokens(_EncoderViT(recipe, num_classes))
+
+
+class PlainViT(nn.Module):
+    """Token drop as a first reading of the method writes it.
+
+    Attention for all tokens by explicit products, the weights of all heads kept by each block, and the dropped rows
+    of the result thrown away afterwards.
+    """
+
+    def __init__(self, recipe: Recipe, num_classes: int):
+        super().__init__()
+        self.drop_block = recipe.drop_block
+        self.tokens = _StemTokens(recipe)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, recipe.embed_dim))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + recipe.patch_tokens, recipe.embed_dim) * 0.02)
+        self.blocks = nn.ModuleList(_PlainBlock(recipe) for _ in range(recipe.depth))
+        self.norm = nn.LayerNorm(recipe.embed_dim)
+        self.head = nn.Linear(recipe.embed_dim, num_classes)
+
+    def forward(self, images: Tensor, keep: int | None = None) -> Tensor:
+        x = self.tokens(images)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        for number, block in enumerate(self.blocks):
+            x = block(x, keep if number == self.drop_block else None)
+        return self.head(self.norm(x)[:, 0])
+
+
+class _PlainBlock(nn.Module):
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        width, hidden = recipe.embed_dim, int(recipe.mlp_ratio * recipe.embed_dim)
+        self.heads = recipe.num_heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=recipe.qkv_bias), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.weights: Tensor | None = None
+
+    def forward(self, x: Tensor, keep: int | None) -> Tensor:
+        batch, tokens, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        self.weights = torch.softmax(q @ k.transpose(-2, -1) * (width // self.heads) ** -0.5, dim=-1)
+        x = x + self.proj((self.weights @ v).transpose(1, 2).reshape(batch, tokens, width))
+        if keep is not None and keep < tokens - 1:
+            best = self.weights.mean(1)[:, 0, 1:].topk(keep, dim=1).indices + 1
+            index = torch.cat([torch.zeros_like(best[:, :1]), best], dim=1)
+            x = torch.gather(x, 1, index.unsqueeze(-1).expand(-1, -1, width))
+        return x + self.mlp(self.norm2(x))
+
+
+class _StemTokens(nn.Module):
+    """Images (B, 3, S, S) -> patch tokens (B, N, E)."""
+
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        self.stem = ConvStem(recipe.stem_width, recipe.embed_dim, recipe.stem_stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.stem(images).flatten(2).transpose(1, 2)
+
+
+class _EncoderViT(nn.Module):
+    def __init__(self, recipe: Recipe, num_classes: int):
+        super().__init__()
+        width = recipe.embed_dim
+        self.tokens = _StemTokens(recipe)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + recipe.patch_tokens, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            width, recipe.num_heads, int(recipe.mlp_ratio * width), recipe.dropout, "gelu",
+            batch_first=True, norm_first=True,
+        )  # fmt: skip
+        self.encoder = nn.TransformerEncoder(layer, recipe.depth, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.tokens(images)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        return self.head(self.encoder(x)[:, 0])
+
+
+class _AllTokens(nn.Module):
+    """Lets a model that knows no `keep` stand where `HybridViT` does."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, keep: int | None = None) -> Tensor:
+        return self.model(images)

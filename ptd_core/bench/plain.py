@@ -1,0 +1,79 @@
+"""The loop that a first reading of the method writes: PIL transforms in a DataLoader, a loss read at each step."""
+
+import itertools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision import transforms
+from torchvision.transforms import v2
+from torchvision.transforms.functional import to_pil_image
+
+from ptd_core.bench.peers import PlainViT
+from ptd_core.dataset import Dataset
+from ptd_core.ema import WarmupEma
+from ptd_core.recipe import Recipe
+from ptd_core.step import autocast
+
+
+class PilImages(TorchDataset):
+    """Each image through torchvision's transforms for PIL images, one by one."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset):
+        self.images = [to_pil_image(image) for image in dataset.train.images.cpu()]
+        self.labels = dataset.train.labels.tolist()
+        steps = [
+            transforms.RandomCrop(recipe.image_size, padding=recipe.crop_padding),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandAugment(recipe.rand_ops, recipe.rand_magnitude),
+            transforms.ToTensor(),
+            transforms.RandomErasing(recipe.erase, value="random"),
+            transforms.Normalize(dataset.mean, dataset.std),
+        ]
+        self.transform = transforms.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int):
+        return self.transform(self.images[index]), self.labels[index]
+
+
+def plain_step(
+    recipe: Recipe, dataset: Dataset, device: torch.device, keep: int, precision: str
+) -> Callable[[], float]:
+    """One step of that loop: load a batch, mix, forward, backward, clip, AdamW as it comes, EMA, read the loss."""
+    classes = len(dataset.classes)
+    model = PlainViT(recipe, classes).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    average = WarmupEma(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+    loader = DataLoader(PilImages(recipe, dataset), batch_size=recipe.batch_size, shuffle=True, drop_last=True)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    count = itertools.count()
+    mixers = []
+    if recipe.mixup_alpha:
+        mixers.append(v2.MixUp(alpha=recipe.mixup_alpha, num_classes=classes))
+    if recipe.cutmix_alpha:
+        mixers.append(v2.CutMix(alpha=recipe.cutmix_alpha, num_classes=classes))
+    mixer = v2.RandomChoice(mixers) if mixers else None
+
+    def step() -> float:
+        images, labels = next(batches)
+        images, labels = images.to(device), labels.to(device)
+        if mixer:
+            images, labels = mixer(images, labels)
+        with autocast(device, precision):
+            logits = model(images, keep)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip or float("inf"))
+        optimizer.step()
+        if average:
+            average.update(model, step=next(count))
+        return loss.item()
+
+    return step

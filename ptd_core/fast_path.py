@@ -1,0 +1,76 @@
+"""How a device computes fastest: precision, attention kernel, memory format and compilation.
+
+The choices behind "auto" follow what `python -m ptd_core.bench` measured (figures/bench); every one can be
+overridden by the parameter of its name.
+"""
+
+import ctypes
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ptd_core.recipe import Recipe
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+@dataclass(frozen=True)
+class FastPath:
+    """The choices for one device. compilation: "off", "inductor" or "cudagraphs"."""
+
+    precision: str
+    attention: str
+    channels_last: bool
+    compilation: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, device: torch.device) -> "FastPath":
+        """The recipe's own choices, and measured ones where it says "auto"."""
+        precision, attention, compilation = recipe.precision, recipe.attention, recipe.compilation
+        if precision == "auto":
+            precision = "bf16" if device.type == "cuda" or (device.type == "cpu" and cpu_multiplies_bf16()) else "fp32"
+        if attention == "auto":
+            attention = "explicit" if (device.type, precision) == ("cpu", "bf16") else "fused"
+        if compilation == "auto":
+            # On a CPU compiling takes minutes and gains nothing that could be measured.
+            compilation = "cudagraphs" if device.type == "cuda" else "off"
+        return cls(precision, attention, device.type != "mps", compilation)
+
+    def place(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """The model on its device in the memory format of its convolutions."""
+        return model.to(device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
+
+    def compile(self, model: nn.Module) -> nn.Module:
+        """The model as training calls it; it shares weights with `model` and compiles at its first calls.
+
+        The number of kept tokens is an argument of `forward`, so that after its second value one graph serves all.
+        """
+        if self.compilation == "off":
+            return model
+        if self.compilation == "cudagraphs":
+            # One recording for each number of tokens is meant here: it changes between epochs only.
+            torch._inductor.config.triton.cudagraph_dynamic_shape_warn_limit = None
+        return torch.compile(model, mode="reduce-overhead" if self.compilation == "cudagraphs" else None)
+
+    def __str__(self) -> str:
+        compiled = {"off": "", "inductor": ", compiled", "cudagraphs": ", compiled, CUDA graphs"}[self.compilation]
+        return f"{self.precision}, {self.attention} attention{compiled}"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bf16 products (AVX512-BF16, AMX); others emulate them, far slower."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def keep_freed_memory() -> bool:
+    """Make this process keep the memory that it frees, and reuse it; whether the C library can do so.
+
+    By default glibc hands large blocks back to the system and fetches them anew, zeroed page by page, several times
+    in each training step on the CPU.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return bool(mallopt and mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))

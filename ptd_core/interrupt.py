@@ -1,0 +1,51 @@
+"""Ctrl-C, the stop button of JupyterLab and SIGTERM: asked for now, obeyed where nothing is half done."""
+
+import signal
+import threading
+from types import FrameType
+
+
+class Stopped(BaseException):
+    """Raised by `Interrupt.check`; turned into what the signal would have done where the `with` block ends."""
+
+
+class Interrupt:
+    """In a `with` block, the first SIGINT or SIGTERM takes effect at the next `check()`; the next one at once.
+
+    The block ends with KeyboardInterrupt after SIGINT, which is what Ctrl-C and JupyterLab's stop button send, and
+    with SystemExit(143) after SIGTERM, also if no check came after the signal. Only Python's main thread can catch
+    signals: in another one this does nothing. A signal that the process ignores stays ignored.
+    """
+
+    def __init__(self):
+        self.received: int | None = None
+        self._before = {}
+
+    def __enter__(self) -> "Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before = signal.getsignal(number)
+                if before is not None and before != signal.SIG_IGN:
+                    self._before[number] = before
+                    signal.signal(number, self._note)
+        return self
+
+    def check(self) -> None:
+        """Raises Stopped if a signal has come."""
+        if self.received is not None:
+            raise Stopped
+
+    def __exit__(self, kind: type[BaseException] | None, error, traceback) -> None:
+        self._restore()
+        if self.received is not None and (kind is None or kind is Stopped):
+            if self.received == signal.SIGTERM:
+                raise SystemExit(128 + signal.SIGTERM) from None
+            raise KeyboardInterrupt from None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())

@@ -1,0 +1,37 @@
+"""Where a run's time went, and what dropping tokens saved of it."""
+
+import math
+import statistics
+
+from ptd_core.history import EpochRecord
+from ptd_core.recipe import Recipe
+
+
+def time_ledger(recipe: Recipe, records: list[EpochRecord]) -> dict:
+    """Seconds of a run by what they were spent on, all its calls together, for run.json.
+
+    The counterfactual, `all_tokens_seconds`, is the same run's training with no token dropped: the median time of
+    its own epochs that dropped none (without the first, which warms up, where there are others), for every epoch.
+    It and what follows from it are None where every epoch dropped tokens, `data_seconds` where it was not measured.
+    """
+    training = sum(record.train_seconds for record in records)
+    data = sum(record.data_seconds for record in records)
+    measured = not math.isnan(data)
+    ledger = {
+        "training_seconds": training,
+        "data_seconds": data if measured else None,
+        "step_seconds": training - data if measured else None,
+        "evaluation_seconds": sum(record.eval_seconds for record in records),
+        "all_tokens_epochs": 0,
+        "all_tokens_seconds": None,
+        "saved_seconds": None,
+        "measured_speedup": None,
+    }
+    whole = [record.train_seconds for record in records if record.kept_tokens == recipe.patch_tokens]
+    if whole:
+        whole = whole[1:] or whole
+        ledger["all_tokens_epochs"] = len(whole)
+        ledger["all_tokens_seconds"] = statistics.median(whole) * len(records)
+        ledger["saved_seconds"] = ledger["all_tokens_seconds"] - training
+        ledger["measured_speedup"] = ledger["all_tokens_seconds"] / training
+    return ledger

@@ -1,0 +1,158 @@
+// Sliders for the curriculum: draws d(t) and k(t) and says what the run could save.
+"use strict";
+
+function scheduleExplorer(data, root) {
+  const FRAME = { width: 720, height: 270 };
+  const hundredths = (value) => value.toFixed(2);
+  const controls = {
+    drop_init: ["d_init: first drop ratio", { min: 0, max: data.maxRatio, step: 0.01, show: hundredths }],
+    drop_final: ["d_final: last drop ratio", { min: 0, max: data.maxRatio, step: 0.01, show: hundredths }],
+    drop_start: ["t_s: rise begins (epoch)", { min: 0, max: data.maxEpochs, step: 1 }],
+    drop_end: ["t_e: rise ends (epoch)", { min: 0, max: data.maxEpochs, step: 1 }],
+    drop_gamma: ["gamma: its exponent", { min: 0.1, max: 6, step: 0.1, show: (value) => value.toFixed(1) }],
+    drop_block: ["block that drops tokens", { min: 0, max: data.newton.length - 1, step: 1 }],
+    epochs: ["epochs of the run", { min: 1, max: data.maxEpochs, step: 1 }],
+  };
+  for (const [name, [label, range]] of Object.entries(controls)) {
+    controls[name] = slider(name, label, { ...range, value: data.settings[name] }, () => update(name));
+  }
+  const picture = shape("svg", { viewBox: `0 0 ${FRAME.width} ${FRAME.height}`, role: "img", class: "picture" });
+  const summary = make("p", { id: "summary", "aria-live": "polite" });
+  const yaml = make("textarea", { id: "yaml", readonly: "", rows: 9, "aria-label": "these settings as YAML" });
+  const copied = make("span", { id: "copied", "aria-live": "polite" });
+  root.append(
+    make("div", { class: "controls" }, ...Object.values(controls).map((control) => control.element)),
+    summary,
+    picture,
+    make(
+      "div",
+      { class: "buttons" },
+      button("copy-yaml", "copy as YAML", copy),
+      copied,
+      ...saveButtons(picture, () => "drop_schedule"),
+      button("reset", "back to this run", reset),
+    ),
+    make("details", {}, make("summary", {}, "the settings as YAML, for papermill -f"), yaml),
+  );
+
+  function settings() {
+    const values = Object.entries(controls).map(([name, control]) => [name, control.value]);
+    return { ...data.settings, ...Object.fromEntries(values) };
+  }
+
+  function update(moved) {
+    // The window cannot end before it starts: the slider that moves takes the other along.
+    if (moved === "drop_start" && controls.drop_end.value < controls.drop_start.value)
+      controls.drop_end.value = controls.drop_start.value;
+    if (moved === "drop_end" && controls.drop_start.value > controls.drop_end.value)
+      controls.drop_start.value = controls.drop_end.value;
+    timed(draw);
+  }
+
+  function draw() {
+    const chosen = settings();
+    const run = runOfSchedule(chosen, data);
+    const saved = 1 - Number(run.withDrop) / Number(run.without);
+    const bound = Number(run.without) / Number(run.withDrop);
+    const last = run.kept[chosen.epochs - 1];
+    summary.textContent =
+      `${(100 * saved).toFixed(1)} % of the run's training operations saved: at most ${bound.toFixed(3)}x faster. ` +
+      `Patch tokens kept: ${run.kept[0]} in the first epoch, ${last} in the last, of ${data.patchTokens}.`;
+    const own = runOfSchedule(data.settings, data);
+    const lines = [
+      { label: `published, its ${data.published.kept.length} epochs scaled`, class: "published", ...data.published },
+      { label: "this run's recipe", class: "own", ...own },
+      { label: "sliders", class: "chosen", ...run },
+    ];
+    const highest = Math.max(0.4, chosen.drop_init, chosen.drop_final, ...own.ratios) + 0.05;
+    picture.replaceChildren(
+      ...panel(48, lines, "ratios", chosen.epochs, highest, "drop ratio d(t)"),
+      ...panel(410, lines, "kept", chosen.epochs, 1.08 * data.patchTokens, `kept patch tokens k(t) of ${data.patchTokens}`),
+      ...legend(lines),
+    );
+    picture.setAttribute("aria-label", `Drop ratio and kept tokens over the epochs. ${summary.textContent}`);
+    picture.dataset.kept = run.kept.join(" ");
+    yaml.value = yamlOf(chosen);
+    copied.textContent = "";
+  }
+
+  /** One pair of axes from x = `left`, with a step line for each curve; each spans its own number of epochs. */
+  function panel(left, lines, quantity, epochs, highest, title) {
+    const [width, top, bottom] = [290, 34, 222];
+    const y = (value) => bottom - ((bottom - top) * value) / highest;
+    const marks = [shape("text", { x: left, y: 18, class: "title" }, title)];
+    for (const value of ticks(highest)) {
+      marks.push(shape("line", { x1: left, x2: left + width, y1: y(value), y2: y(value), class: "grid" }));
+      marks.push(shape("text", { x: left - 6, y: y(value) + 4, class: "tick", "text-anchor": "end" }, label(value)));
+    }
+    for (const value of ticks(epochs).filter(Number.isInteger)) {
+      const x = left + (width * value) / epochs;
+      marks.push(shape("text", { x, y: bottom + 16, class: "tick", "text-anchor": "middle" }, value));
+    }
+    marks.push(shape("path", { d: `M${left} ${top}V${bottom}H${left + width}`, class: "axis" }));
+    marks.push(shape("text", { x: left + width, y: bottom + 32, class: "tick", "text-anchor": "end" }, "epoch t"));
+    for (const line of lines) {
+      const values = line[quantity];
+      const step = width / values.length;
+      const path = values.map((value, epoch) => `${epoch ? "V" : `M${left} `}${y(value).toFixed(2)}h${step.toFixed(4)}`);
+      marks.push(shape("path", { d: path.join(""), class: `curve ${line.class}`, "data-quantity": quantity }));
+    }
+    const final = lines.at(-1)[quantity].at(-1);
+    marks.push(
+      shape(
+        "text",
+        { x: left + width - 4, y: y(final) + (quantity === "kept" && y(final) < bottom - 24 ? 16 : -6), class: "value", "text-anchor": "end" },
+        quantity === "kept" ? final : label(Number(final.toFixed(4))),
+      ),
+    );
+    return marks;
+  }
+
+  function legend(lines) {
+    const at = [48, 330, 500];
+    return lines.flatMap((line, number) => [
+      shape("path", { d: `M${at[number]} 261h26`, class: `curve ${line.class}` }),
+      shape("text", { x: at[number] + 32, y: 265, class: "tick" }, line.label),
+    ]);
+  }
+
+  /** Round values from 0 up to `highest`, about five of them. */
+  function ticks(highest) {
+    const rough = highest / 5;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 2.5, 5, 10].find((factor) => factor * power >= rough) * power;
+    return Array.from({ length: Math.floor(highest / step + 1e-9) + 1 }, (_, number) => Number((number * step).toPrecision(6)));
+  }
+
+  function label(value) {
+    return String(Number(value.toPrecision(4)));
+  }
+
+  /** The whole recipe, so that the file stands for itself wherever it is run. */
+  function yamlOf(chosen) {
+    const decimals = { drop_init: 2, drop_final: 2, drop_gamma: 1 };
+    const lines = data.recipe.map(([name, text]) => {
+      if (!(name in controls)) return `${name}: ${text}`;
+      return `${name}: ${name in decimals ? chosen[name].toFixed(decimals[name]) : chosen[name]}`;
+    });
+    return `# from the schedule explorer\n${lines.join("\n")}\n`;
+  }
+
+  async function copy() {
+    try {
+      await navigator.clipboard.writeText(yaml.value);
+      copied.textContent = "copied";
+    } catch {
+      yaml.parentElement.open = true; // the browser keeps its clipboard: select the text for the reader's own copy
+      yaml.select();
+      copied.textContent = document.execCommand("copy") ? "copied" : "selected: press Ctrl+C";
+    }
+  }
+
+  function reset() {
+    for (const [name, control] of Object.entries(controls)) control.value = data.settings[name];
+    timed(draw);
+  }
+
+  timed(draw);
+}

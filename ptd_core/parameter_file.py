@@ -1,0 +1,65 @@
+"""Parameter files: YAML of `name: value` lines, read so that a refusal names the file and the parameter."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptd_core.errors import RecipeError
+
+MAX_BYTES = 100_000  # the longest file of this project has 2,000
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader without aliases: a few lines of them can stand for billions of values."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.YAMLError(f"alias *{event.anchor} in line {event.start_mark.line + 1}; write the value itself")
+        return super().compose_node(parent, index)
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """{parameter: value} as YAML 1.1 reads them; their meaning is not checked here.
+
+    Raises RecipeError for a file that cannot be read, is no such YAML, or gives a parameter twice, where YAML
+    itself would silently take the last one.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: bytes that no name can have
+        raise RecipeError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(content) > MAX_BYTES:
+        raise RecipeError(f"{path}: has more than {MAX_BYTES:,} bytes; that is not a parameter file")
+    try:
+        return _read_lines(path, _Loader(content.decode("utf-8-sig")))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: expected lines of the form `name: value`, got deeply nested ones") from None
+
+
+def _read_lines(path: Path, loader: _Loader) -> dict[str, Any]:
+    root = loader.get_single_node()
+    if root is None:
+        return {}
+    if root.tag != "tag:yaml.org,2002:map":
+        raise RecipeError(f"{path}: expected lines of the form `name: value`, got {root.tag.rpartition(':')[2]}")
+    values, lines = {}, {}
+    for key, value in root.value:
+        name, line = key.value, key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode) or key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            raise RecipeError(f"{path}, line {line}: expected a line of the form `name: value`")
+        if name in values:
+            raise RecipeError(f"{path}: {name} is given twice, in lines {lines[name]} and {line}; keep one of them")
+        try:
+            values[name], lines[name] = loader.construct_object(value, deep=True), line
+        except yaml.MarkedYAMLError as error:
+            raise RecipeError(f"{path}, line {line}: {name} has a value that is not plain: {error.problem}") from None
+        except Exception as error:  # 2026-99-99, 5,000 digits, !!float '': PyYAML leaves such errors to its callers
+            raise RecipeError(f"{path}, line {line}: {name} has a value that cannot be read ({error})") from None
+    return values

@@ -1,0 +1,174 @@
+"""python -m ptd_core.site [NOTEBOOK ...] [--to FOLDER]: the book as web pages that need no network and no kernel.
+
+NOTEBOOKs are executed chapters, in the order of the book, such as papermill's out.ipynb. Without any, the chapters
+are executed first, as they stand; a run that is already finished is shown, not repeated.
+"""
+
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import nbformat
+from jinja2 import pass_context
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+from ptd_core.dataset import PROJECT_ROOT
+from ptd_core.errors import OutputError, PTDError
+
+CHAPTERS = ("baseline", "ptd")
+STYLE = Path(__file__).parent / "pages" / "site.css"
+BOOK_TITLE = "Progressive Token Drop: a book that runs"
+
+
+@dataclass(frozen=True)
+class Page:
+    """One chapter: its file's name, its title, its first paragraph as text, and the notebook."""
+
+    file: str
+    title: str
+    question: str
+    notebook: nbformat.NotebookNode
+
+
+class _Renderer(IPythonRenderer):
+    """Equations as MathML, which browsers draw themselves: MathJax would have to be fetched."""
+
+    def block_math(self, body: str) -> str:
+        return convert(body, display="block")
+
+    def inline_math(self, body: str) -> str:
+        return convert(body)
+
+
+class _Exporter(HTMLExporter):
+    template_name = "basic"
+
+    @pass_context
+    def markdown2html(self, context, source: str) -> str:
+        return MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(source)
+
+
+def build(notebooks: list[Path], folder: Path) -> list[Path]:
+    """Write one page per executed notebook, index.html and the style into `folder`; the pages' paths.
+
+    Raises OutputError for a file that is not an executed notebook, or whose run failed; nothing is written then.
+    """
+    pages = [read_page(path) for path in notebooks]
+    if len({page.file for page in pages}) < len(pages):
+        raise OutputError(f"two notebooks would be the same page: {', '.join(map(str, notebooks))}")
+    written = {"index.html": _document(BOOK_TITLE, _contents(pages), pages)}
+    exporter = _Exporter()
+    for number, page in enumerate(pages):
+        body, _ = exporter.from_notebook_node(page.notebook)
+        before, after = pages[number - 1] if number else None, pages[number + 1] if number + 1 < len(pages) else None
+        written[page.file] = _document(page.title, body + _neighbours(before, after), pages, page)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(STYLE, folder / "site.css")
+    for name, text in written.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in written]
+
+
+def read_page(path: Path) -> Page:
+    """An executed notebook as a page. Raises OutputError if it is absent, damaged, not executed, or failed."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise OutputError(f"{path}: is not a notebook that can be read ({' '.join(str(error).split())})") from None
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    if any(cell.execution_count is None for cell in cells):
+        raise OutputError(f"{path}: has cells that were not executed; run it first, with papermill or in JupyterLab")
+    if any(output.output_type == "error" for cell in cells for output in cell.outputs):
+        raise OutputError(f"{path}: a cell of it failed; run it again")
+    paragraphs = notebook.cells[0].source.split("\n\n")
+    title = paragraphs[0].removeprefix("# ").strip()
+    question = " ".join(paragraphs[1].split()).replace("*", "") if len(paragraphs) > 1 else ""
+    return Page(f"{_name(title)}.html", title, question, _with_alternatives(notebook))
+
+
+def execute_chapters(folder: Path) -> list[Path]:
+    """Run the book's chapters as they stand into `folder`; the executed notebooks."""
+    import papermill
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for chapter in CHAPTERS:
+        source = PROJECT_ROOT / "book" / f"{chapter}.ipynb"
+        papermill.execute_notebook(source, folder / f"{chapter}.ipynb")
+    return [folder / f"{chapter}.ipynb" for chapter in CHAPTERS]
+
+
+def _with_alternatives(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Each picture gets its section's heading as the text that stands for it."""
+    heading = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            headings = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")]
+            heading = headings[-1] if headings else heading
+        else:
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    output.metadata["image/png"] = {"alt": f"Figure: {heading}"}
+    return notebook
+
+
+def _contents(pages: list[Page]) -> str:
+    items = "".join(
+        f'<li><a href="{page.file}">{escape(page.title)}</a><p>{escape(page.question)}</p></li>' for page in pages
+    )
+    return f"<h1>{BOOK_TITLE}</h1><ol>{items}</ol>"
+
+
+def _neighbours(before: Page | None, after: Page | None) -> str:
+    links = [f'<a href="{before.file}" rel="prev">← {escape(before.title)}</a>'] if before else []
+    links += [f'<a href="{after.file}" rel="next">{escape(after.title)} →</a>'] if after else []
+    return f'<nav class="neighbours" aria-label="neighbouring chapters">{"".join(links)}</nav>'
+
+
+def _document(title: str, body: str, pages: list[Page], here: Page | None = None) -> str:
+    links = [f'<a href="index.html"{"" if here else " aria-current=page"}>Contents</a>']
+    for page in pages:
+        links.append(f'<a href="{page.file}"{" aria-current=page" if page is here else ""}>{escape(page.title)}</a>')
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<link rel="stylesheet" href="site.css">
+</head>
+<body>
+<nav class="book" aria-label="chapters">{"".join(links)}</nav>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _name(title: str) -> str:
+    words = "".join(letter if letter.isalnum() else " " for letter in title.lower()).split()
+    return "-".join(words)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ptd_core.site", description=__doc__)
+    parser.add_argument("notebooks", nargs="*", type=Path, help="executed chapters, such as out.ipynb")
+    parser.add_argument("--to", type=Path, default=PROJECT_ROOT / "site", help="folder of the pages (default: site)")
+    options = parser.parse_args(arguments)
+    try:
+        pages = build(options.notebooks or execute_chapters(PROJECT_ROOT / "runs" / "book"), options.to)
+    except PTDError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    print(f"the book is {pages[0]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""One training step: mix, forward, loss, backward, clip, update."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ptd_core.fast_path import FastPath
+from ptd_core.mixing import mix, mixed_cross_entropy
+from ptd_core.ranks import Ranks
+from ptd_core.recipe import Recipe
+
+
+class TrainingStep:
+    """The step of a recipe on a model that is in training mode. Nothing in it waits for the device.
+
+    normalise: images in [0, 1] (B, 3, S, S) -> what the model takes. ranks: the processes that share the batch; each
+    gets the whole of it and computes its own rows.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        path: FastPath,
+        normalise: Callable[[Tensor], Tensor],
+        ranks: Ranks = Ranks(),  # noqa: B008  frozen
+    ):
+        self.recipe = recipe
+        self.model = model
+        self.path = path
+        self.normalise = normalise
+        self.parameters = list(model.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+        self.ranks = ranks
+        self._compiled = path.compile(ranks.parallel(model))
+
+    def __call__(self, images: Tensor, labels: Tensor, keep: int, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean loss () of the images in [0, 1] and how many were classified right (), before the update.
+
+        weight: the map (S, S) that mixes each image with its partner, None for no mixing.
+        """
+        loss, correct = self.forward(images, labels, keep, weight)
+        self.backward(loss)
+        self.update()
+        loss, correct = self.ranks.sum(torch.stack([loss.detach() / self.ranks.size, correct])).unbind()
+        return loss, correct
+
+    def forward(self, images: Tensor, labels: Tensor, keep: int, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean loss and correct answers, both (), of this process's rows."""
+        rows, smoothing = self.ranks.rows, self.recipe.label_smoothing
+        if weight is not None:
+            images = mix(images, weight)
+        with autocast(images.device, self.path.precision):
+            logits = self._compiled(self.normalise(rows(images)), keep=keep)
+        logits, own = logits.float(), rows(labels)
+        correct = (logits.detach().argmax(dim=1) == own).sum().float()
+        if weight is None:
+            return F.cross_entropy(logits, own, label_smoothing=smoothing), correct
+        return mixed_cross_entropy(logits, own, rows(labels.flip(0)), weight.mean(), smoothing), correct
+
+    def backward(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+
+    def update(self) -> None:
+        if self.recipe.grad_clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.recipe.grad_clip)
+        self.optimizer.step()
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """bf16 products where the precision says so; weights stay in fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,120 @@
+"""The bench: its clock, its peers against the model they stand beside, its report."""
+
+import json
+
+import pytest
+import torch
+
+from ptd_core.bench import __main__ as bench
+from ptd_core.bench.clock import Timing, interleave
+from ptd_core.bench.peers import PlainViT, encoder_vit, timm_vit
+from ptd_core.bench.plain import plain_step
+from ptd_core.bench.workload import Workload, random_images
+from ptd_core.model import HybridViT
+
+TINY = ["stem_width=4", "embed_dim=16", "depth=2", "num_heads=2", "batch_size=8", "device=cpu", "precision=fp32",
+        "compilation=off"]  # fmt: skip
+
+
+def test_cases_take_turns_and_every_round_begins_with_another(monkeypatch):
+    calls = []
+    times = iter(range(10_000))
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))  # every call takes one second of this clock
+    timings = interleave({name: lambda name=name: calls.append(name) for name in "abc"}, 3, torch.device("cpu"))
+    assert "".join(calls) == "abc" + "abc" + "abc" + "bca" + "cab"  # first calls, calls to be sized by, three rounds
+    assert timings["a"].seconds == [1, 1, 1] and timings["a"].first == 1
+
+
+def test_ratios_are_taken_within_rounds():
+    slow, fast = Timing([8.0, 40.0, 9.0], 9.0), Timing([2.0, 10.0, 9.0], 9.0)
+    assert slow.over(fast) == 4.0  # of 4, 4, 1; the ratio of the medians is 1
+    assert slow.median == fast.median == 9.0
+    assert Timing([1.0, 2.0, 3.0], 0.0).spread == pytest.approx(0.25)
+
+
+def test_plain_implementation_is_the_same_function(tiny):
+    """With one set of weights the plain model's logits are HybridViT's, with all tokens and with some dropped."""
+    recipe = tiny(dropout=0.0, drop_path=0.0)
+    torch.manual_seed(0)
+    plain = PlainViT(recipe, 10).double().train()
+    ours = HybridViT(10, 16, 4, 2, 16, 2, 2, attention="explicit").double().train()
+    weights = {
+        name.replace("tokens.stem.", "stem.")
+        .replace("qkv", "attn.qkv")
+        .replace(".proj.", ".attn.proj.")
+        .replace("mlp.0", "mlp.fc1")
+        .replace("mlp.2", "mlp.fc2"): value
+        for name, value in plain.state_dict().items()
+    }
+    ours.load_state_dict(weights)
+    images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    for keep in (None, 64, 30, 1):
+        torch.testing.assert_close(plain(images, keep), ours(images, keep=keep))
+
+
+def test_peers_have_the_size_of_this_model(tiny):
+    recipe = tiny()
+    size = sum(p.numel() for p in HybridViT(10, 16, 4, 2, 16, 2, 2).parameters())
+    for peer in (timm_vit(recipe, 10), timm_vit(recipe, 10, 0.35), encoder_vit(recipe, 10)):
+        assert sum(p.numel() for p in peer.parameters()) == size
+        assert peer(torch.randn(2, 3, 16, 16), keep=64).shape == (2, 10)
+    seen = []
+    dropping = timm_vit(recipe, 10, 0.35).train()
+    dropping.model.blocks[0].register_forward_hook(lambda module, given, out: seen.append(out.shape[1]))
+    dropping(torch.randn(2, 3, 16, 16), keep=64)
+    assert seen == [1 + 41]  # floor of 0.65 * 64: random drop as much as saliency would
+
+
+def test_plain_step_learns(tiny):
+    recipe = tiny(lr=1e-3)
+    step = plain_step(recipe, random_images(recipe), torch.device("cpu"), 32, "fp32")
+    losses = [step() for _ in range(40)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_a_step_of_the_workload_is_the_trainers(tiny):
+    """Two steps by the bench leave the weights that two steps by the trainer leave."""
+    recipe = tiny(dropout=0.0, drop_path=0.0, drop_final=0.0, warmup_epochs=0, epochs=1, lr=1e-4)
+    bench_work, trained = Workload(recipe), Workload(recipe)
+    model = bench_work.trainer.model
+    step = bench_work.step(model, 64)
+    batches = trained.batches()
+    trained.trainer.model.train()
+    for _ in range(2):
+        step()
+        images, labels, weight = next(batches)
+        trained.trainer.step(images, labels, 64, weight)
+    for mine, theirs in zip(model.parameters(), trained.trainer.model.parameters()):
+        assert torch.equal(mine, theirs)
+
+
+def test_bench_leaves_a_report(tmp_path, capsys):
+    folder = tmp_path / "report"
+    sections = ["steps", "peers", "augmentation"]
+    assert bench.main(["--only", *sections, "--rounds", "2", "--to", str(folder), *TINY]) == 0
+    report = json.loads((folder / "bench.json").read_text())
+    assert list(report["sections"]) == sections and report["rounds"] == 2
+    for row in report["sections"]["steps"]:
+        assert row["flops_bound"] >= 1 and len(row["seconds"]) == 2
+    assert report["sections"]["steps"][0]["speedup"] == 1
+    printed = capsys.readouterr().out
+    assert all(row["case"] in printed for rows in report["sections"].values() for row in rows)
+    assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_is_measured_in_a_process_of_its_own(tmp_path):
+    assert bench.main(["--only", "memory", "--to", str(tmp_path), *TINY[:4], "batch_size=64", *TINY[5:]]) == 0
+    rows = json.loads((tmp_path / "bench.json").read_text())["sections"]["memory"]
+    peaks = {row["case"]: row["peak_bytes"] for row in rows}
+    logits_of_heads = 64 * 2 * 257 * 257 * 4 * 2  # the plain one keeps these weights of both blocks
+    assert peaks["plain implementation, fp32"] > logits_of_heads
+    assert peaks["this project"] < peaks["plain implementation, fp32"]
+
+
+def test_bad_requests_are_refused(capsys):
+    assert bench.main(["embed_dimm=3"]) == 2
+    assert "did you mean embed_dim" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        bench.main(["--rounds", "0"])
+    assert "at least 1" in capsys.readouterr().err

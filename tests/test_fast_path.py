@@ -1,0 +1,178 @@
+"""The fast path gives the slow path's numbers, and compiles few graphs over a whole curriculum."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ptd_core.fast_path import FastPath, cpu_multiplies_bf16
+from ptd_core.history import EpochRecord
+from ptd_core.ledger import time_ledger
+from ptd_core.mixing import mixing_weights
+from ptd_core.model import HybridViT
+from ptd_core.recipe import Recipe
+from ptd_core.run import execute
+from ptd_core.schedule import DropSchedule, learning_rate
+from ptd_core.trainer import Trainer, build_model
+from tests.test_model import full_attention_then_gather
+
+EXACT = {"dropout": 0.0, "drop_path": 0.0, "epochs": 10, "drop_end": 6, "ema_decay": 0.0, "eval_every": 10}
+
+
+def reference_losses(recipe, dataset):
+    """The recipe trained the plain way: full explicit attention and a gather, one-hot labels, an unfused optimizer."""
+    trainer = Trainer(recipe, dataset)  # for its batches only
+    model = build_model(recipe, trainer.classes, "explicit").train()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay, foreach=False, fused=False)
+    steps, side, losses = trainer.steps_per_epoch, recipe.image_size, []
+    for epoch in range(recipe.epochs):
+        keep = recipe.schedule.kept(epoch, recipe.patch_tokens)
+        maps = mixing_weights(
+            steps, side, recipe.mixup_alpha, recipe.cutmix_alpha, recipe.cutmix_share, seed=recipe.seed, epoch=epoch
+        )
+        for step, (images, labels) in enumerate(trainer.batches(epoch)):
+            weight = torch.as_tensor(maps[step])
+            share = weight.double().mean().item()
+            mixed = images * weight + images.flip(0) * (1 - weight)
+            target = F.one_hot(labels, 10).double()
+            target = share * target + (1 - share) * target.flip(0)
+            target = target * (1 - recipe.label_smoothing) + recipe.label_smoothing / 10
+            logits = full_attention_then_gather(
+                model, trainer.normalise(mixed), keep if keep < recipe.patch_tokens else None
+            )
+            loss = -(target * logits.double().log_softmax(1)).sum(1).mean()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    epoch * steps + step,
+                    peak=recipe.lr,
+                    warmup_steps=recipe.warmup_epochs * steps,
+                    total_steps=recipe.epochs * steps,
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip, foreach=False)
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("attention", ["fused", "explicit"])
+def test_fifty_steps_of_the_fast_path_equal_the_plain_way(tiny, tiny_shapes, attention):
+    recipe = tiny(**EXACT, attention=attention)
+    trainer = Trainer(recipe, tiny_shapes)
+    losses = []
+    for _ in trainer.epochs(lambda epoch, done, steps: losses.append(trainer.partial.losses[done - 1].item())):
+        pass
+    expected = reference_losses(recipe, tiny_shapes)
+    assert len(losses) == 50 and losses[-1] < losses[0]
+    assert losses == pytest.approx(expected, rel=2e-4)
+
+
+def counted_graphs(model: torch.nn.Module, backend: str):
+    """The model compiled by `backend`, and a list that grows by one with each graph handed to it."""
+    graphs = []
+    compiler = torch._dynamo.lookup_backend(backend)
+
+    def counting(graph, inputs, **options):
+        graphs.append(graph)
+        return compiler(graph, inputs, **options)
+
+    return torch.compile(model, backend=counting, fullgraph=True), graphs
+
+
+def test_the_default_curriculum_compiles_at_most_three_graphs():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = HybridViT(num_classes=5, stem_width=4, embed_dim=16, depth=2, num_heads=2).train()
+    schedule = DropSchedule(init=0.0, final=0.35, start=40, end=140, gamma=2.0)
+    kept = list(dict.fromkeys(schedule.kept(epoch, 256) for epoch in range(200)))
+    assert len(kept) == 74
+    compiled, graphs = counted_graphs(model, "aot_eager")
+    images = torch.randn(2, 3, 32, 32)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for keep in kept:
+            got = compiled(images, keep=keep)
+            if keep in (kept[0], kept[1], kept[-1]):
+                assert torch.allclose(got, model(images, keep=keep), atol=1e-5)
+                got.sum().backward()
+    assert 1 <= len(graphs) <= 3
+
+
+def test_auto_follows_the_device_and_what_is_asked_for_is_kept():
+    cpu, cuda, mps = (torch.device(name) for name in ("cpu", "cuda", "mps"))
+    auto = Recipe()
+    bf16 = cpu_multiplies_bf16()
+    assert FastPath.of(auto, cpu) == FastPath("bf16" if bf16 else "fp32", "explicit" if bf16 else "fused", True, "off")
+    assert FastPath.of(auto, cuda) == FastPath("bf16", "fused", True, "cudagraphs")
+    assert FastPath.of(auto, mps) == FastPath("fp32", "fused", False, "off")
+    asked = Recipe(precision="bf16", attention="fused", compilation="inductor")
+    assert FastPath.of(asked, cpu) == FastPath("bf16", "fused", True, "inductor")
+
+
+def test_bf16_stays_near_fp32(tiny, tiny_shapes):
+    if not cpu_multiplies_bf16():
+        pytest.skip("this CPU emulates bf16")
+    losses = [next(Trainer(tiny(precision=p), tiny_shapes).epochs()).train_loss for p in ("fp32", "bf16")]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+FAULTS = """
+import resource, torch
+from ptd_core.fast_path import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(64 * 2**20 // 4)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults(), keep_freed_memory(), faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
+def test_freed_memory_is_used_again():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    before, kept, after = done.stdout.split()
+    if kept == "False":
+        pytest.skip("this C library has no mallopt")
+    # A few of the ten may still be fresh: small blocks settle in the first holes.
+    assert int(after) < int(before) / 2
+
+
+@pytest.mark.slow
+def test_a_compiled_run_equals_an_eager_one(tiny, tiny_shapes):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    settings = {"dropout": 0.0, "drop_path": 0.0, "depth": 1}
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        runs = [list(Trainer(tiny(**settings, compilation=c), tiny_shapes).epochs()) for c in ("off", "inductor")]
+    for eager, compiled in zip(*runs):
+        assert compiled.train_loss == pytest.approx(eager.train_loss, rel=1e-4)
+        assert compiled.kept_tokens == eager.kept_tokens
+    assert len({record.kept_tokens for record in runs[0]}) == 3
+    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+
+
+def test_ledger_sets_saved_time_against_the_runs_own_epochs_with_all_tokens():
+    recipe = Recipe(epochs=5)
+    numbers = dict.fromkeys(EpochRecord.__dataclass_fields__, 1.0)
+    spent, kept = (9.0, 4.0, 4.5, 3.0, 2.0), (64, 64, 64, 50, 41)
+    records = [EpochRecord(**{**numbers, "train_seconds": s, "kept_tokens": k}) for s, k in zip(spent, kept)]
+    ledger = time_ledger(recipe, records)
+    assert ledger["all_tokens_epochs"] == 2  # the first epoch warms up
+    assert ledger["all_tokens_seconds"] == 5 * 4.25
+    assert ledger["saved_seconds"] == 5 * 4.25 - 22.5
+    assert ledger["measured_speedup"] == 5 * 4.25 / 22.5
+    assert (ledger["data_seconds"], ledger["step_seconds"], ledger["evaluation_seconds"]) == (5.0, 17.5, 5.0)
+    assert time_ledger(recipe, records[3:])["saved_seconds"] is None
+
+
+def test_run_json_has_the_ledger(tiny, tiny_shapes):
+    done = execute(tiny(), dataset=tiny_shapes)
+    ledger = json.loads((done.figures / "run.json").read_text())["time_ledger"]
+    assert 0 < ledger["data_seconds"] < ledger["training_seconds"]
+    assert ledger["training_seconds"] == pytest.approx(sum(r.train_seconds for r in done.records))

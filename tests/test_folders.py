@@ -1,0 +1,126 @@
+"""The folders of a run: one process at a time, none outside of where they belong, none left behind empty."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Lines
+
+from ptd_core import files, folders
+from ptd_core.errors import OutputError
+from ptd_core.folders import Folders
+from ptd_core.recipe import Recipe
+from ptd_core.run import execute
+
+ROOT = Path(__file__).parent.parent
+HOLD = (
+    "import sys, time; from ptd_core.folders import Folders; from ptd_core.recipe import Recipe\n"
+    "with Folders.of(Recipe(run='tiny', out_dir=sys.argv[1])).locked():\n"
+    "    print('held', flush=True); time.sleep(3600)"
+)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that works in the run's folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_second_process_is_refused_and_may_work_once_the_first_is_killed(tiny, tmp_path, holder, monkeypatch):
+    monkeypatch.setattr(folders, "LOCK_WAIT", 0.1)
+    with pytest.raises(OutputError, match=r"runs/tiny: another process is working in this run.*run=NAME"):
+        execute(tiny(epochs=1), Lines())
+    assert not (tmp_path / "figures").exists()
+    execute(tiny(epochs=1, run="other"), Lines())
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    execute(tiny(epochs=1), Lines())
+
+
+def test_a_process_that_ends_soon_is_waited_for(tiny, holder):
+    """A kernel whose papermill was killed lives about a second longer."""
+    threading.Timer(1.0, holder.kill).start()
+    execute(tiny(epochs=1), Lines())
+
+
+def test_command_line_refuses_in_one_line(tmp_path, holder):
+    parameters = tmp_path / "p.yaml"
+    parameters.write_text("\n".join(f"{name}: {value}" for name, value in TINY.items()))
+    command = [sys.executable, "-m", "ptd_core", parameters, f"out_dir={tmp_path}", "run=tiny"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
+    assert "another process is working" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_one_process_may_run_again_and_again_also_after_errors(tiny, tmp_path):
+    class Failing(Lines):
+        def epoch(self, record, epochs):
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        execute(tiny(epochs=1), Failing())
+    for _ in range(2):
+        execute(tiny(epochs=1), Lines())
+
+
+def test_refused_run_leaves_no_folder_and_keeps_those_of_others(tmp_path):
+    place = Folders.of(Recipe(run="x", out_dir=str(tmp_path / "a" / "b")))
+    with pytest.raises(ZeroDivisionError), place.locked():
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ZeroDivisionError), place.locked():
+        (place.state.parent / "other").mkdir()
+        raise ZeroDivisionError
+    assert [path.name for path in place.state.parent.iterdir()] == ["other"]
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
+    place = Folders.of(Recipe(run="x", out_dir=str(tmp_path)))
+    for folder in (place.figures, place.state):
+        folder.mkdir(parents=True)
+        (folder / ".run.json.123.tmp").write_bytes(b"half")
+        (folder / "mine.tmp").write_bytes(b"mine")
+    with place.locked():
+        place.create()
+    assert {path.name for folder in (place.figures, place.state) for path in folder.iterdir()} == {"mine.tmp", ".lock"}
+
+
+@pytest.mark.parametrize("which", ["figures", "runs"])
+def test_run_folder_that_leads_elsewhere_is_refused(tiny, tmp_path, which):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / which).mkdir()
+    (tmp_path / which / "tiny").symlink_to(elsewhere)
+    with pytest.raises(OutputError, match=rf"{which}/tiny: is a link to .*elsewhere"):
+        execute(tiny(epochs=1), Lines())
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "../x", "/etc", "a\\b", ".hidden", "a\n", "a\0", "x" * 101, "~"])
+def test_run_is_a_name_and_never_a_path(name):
+    with pytest.raises(ValueError, match=r"parameters: run must be text matching"):
+        Recipe.from_values({"run": name})
+
+
+@pytest.mark.parametrize("out_dir", ["~nobody-of-this-name/x", "x" * 300])
+def test_out_dir_that_cannot_be_a_folder_is_named(tiny, out_dir):
+    with pytest.raises(OutputError, match=re.escape(out_dir[:4])):
+        execute(tiny(out_dir=out_dir), Lines())
+
+
+def test_failed_write_tells_the_file_and_keeps_the_old_one(tmp_path):
+    """A folder in the file's place: the rename, the last step, fails."""
+    (tmp_path / "there").mkdir()
+    with pytest.raises(OutputError, match=r"there: cannot be written \(Is a directory\)"):
+        files.write_atomically(tmp_path / "there", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    with pytest.raises(OutputError, match=r"absent/f: cannot be written"):
+        files.write_atomically(tmp_path / "absent" / "f", b"new")

@@ -1,0 +1,32 @@
+"""The model of a finished run, read back from what the run left."""
+
+import pytest
+import torch
+
+from ptd_core.errors import OutputError, RecipeError
+from ptd_core.load import load_model
+from ptd_core.run import execute
+
+
+def test_the_loaded_model_answers_as_the_runs_own(tiny, tiny_shapes, tmp_path):
+    done = execute(tiny(), dataset=tiny_shapes)
+    model = load_model("tiny", str(tmp_path))
+    images = torch.randn(4, 3, 16, 16)
+    assert not model.training
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), done.model(images), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_not_there_or_damaged_is_named(tiny, tiny_shapes, tmp_path):
+    with pytest.raises(OutputError, match=r"figures/nothing: holds no run"):
+        load_model("nothing", str(tmp_path))
+    with pytest.raises(RecipeError, match="run must be"):
+        load_model("../elsewhere", str(tmp_path))
+    execute(tiny(), dataset=tiny_shapes)
+    file = tmp_path / "runs" / "tiny" / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(OutputError, match=r"weights.safetensors: cannot be read as the weights of tiny"):
+        load_model("tiny", str(tmp_path))
+    file.unlink()
+    with pytest.raises(OutputError, match=r"weights.safetensors: cannot be read"):
+        load_model("tiny", str(tmp_path))

@@ -1,0 +1,252 @@
+"""Sweeps on real Dask clusters: every run is done once, whatever happens to its worker; failures and stops are told."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+import yaml
+from conftest import TINY
+
+from ptd_core import history, sweep_cluster
+from ptd_core.errors import DeviceError, OutputError
+from ptd_core.progress import Progress
+from ptd_core.recipe import Recipe
+from ptd_core.run import Folders, execute
+from ptd_core.sweep import main, run_all
+from ptd_core.sweep_cluster import local_client, worker_environments
+from ptd_core.sweep_plan import read_plan
+from ptd_core.sweep_task import finished
+
+ROOT = Path(__file__).parent.parent
+EPOCHS = 6  # enough of them that a worker killed after the first is killed in the middle
+TIMES = [name for name in history.FIELDS if "second" in name]
+
+
+def write_sweep(folder, text, **settings):
+    """A sweep file in `folder` whose runs go there too."""
+    base = {**TINY, "run": "tiny", "epochs": EPOCHS, "out_dir": str(folder), **settings}
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    (folder / "try.yaml").write_text(text)
+    return folder / "try.yaml"
+
+
+def records(recipe):
+    """What a run left, without its times."""
+    rows = history.read_csv(Folders.of(recipe).figures / f"{recipe.chapter}_history.csv")
+    return [dataclasses.replace(row, **dict.fromkeys(TIMES, 0.0)) for row in rows]
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A sweep of four runs on two workers, one of which is killed when its first run has done its first epoch."""
+    folder = tmp_path_factory.mktemp("sweep")
+    path = write_sweep(folder, "{base: base.yaml, factors: {drop_final: [0.25, 0.5]}, seeds: [0, 1]}")
+    plan = read_plan(path)
+    events, victim = [], {}
+    with local_client("cpu", 2, threads=1, allowed_failures=3) as client:
+        pids = client.run(os.getpid)  # by address of the worker
+
+        def show(run, event):
+            events.append((run.name, event))
+            if event["kind"] == "epoch" and not victim:
+                victim.update(run=run, worker=event["worker"], pid=pids[event["worker"]])
+                os.kill(victim["pid"], signal.SIGKILL)
+
+        outcomes = run_all(client, plan.runs, show)
+        # On the same cluster, as one that exists already: a sweep of which one run cannot succeed.
+        failing = folder / "failing"
+        failing.mkdir()
+        text = "{base: base.yaml, fixed: {epochs: 1}, factors: {dataset: [folder, shapes]}, seeds: [0]}"
+        path = write_sweep(failing, text, data_dir=str(failing / "nowhere"))
+        output = subprocess.run(
+            [sys.executable, "-m", "ptd_core.sweep", str(path), "--scheduler", client.scheduler.address],
+            capture_output=True, text=True, cwd=ROOT,
+        )  # fmt: skip
+    return {"plan": plan, "events": events, "victim": victim, "outcomes": outcomes, "failing": output, "folder": folder}
+
+
+def test_every_run_is_finished_although_a_worker_was_killed(killed):
+    assert killed["victim"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(killed["victim"]["pid"], 0)
+    assert set(killed["outcomes"]) == {run.name for run in killed["plan"].runs}
+    for run in killed["plan"].runs:
+        assert killed["outcomes"][run.name].info == finished(run.recipe, notebook=False)
+        assert killed["outcomes"][run.name].info["finished"]
+        assert [row.epoch for row in records(run.recipe)] == list(range(EPOCHS))
+
+
+def test_no_run_and_no_epoch_is_done_twice(killed):
+    lost = killed["victim"]["run"].name
+    for run in killed["plan"].runs:
+        mine = [event for name, event in killed["events"] if name == run.name]
+        assert sum(event["kind"] == "starts" for event in mine) == (2 if run.name == lost else 1)
+        assert sum(event["kind"] == "done" for event in mine) == 1
+        epochs = [event["epoch"] for event in mine if event["kind"] == "epoch"]
+        if run.name == lost and epochs[:2] == [0, 0]:
+            del epochs[0]  # killed between its line and its checkpoint
+        assert epochs == list(range(EPOCHS))
+
+
+def test_the_lost_worker_changed_nothing_in_the_records_or_the_weights(killed, tmp_path):
+    torch.set_num_threads(1)
+    recipe = killed["victim"]["run"].recipe
+    whole = execute(Recipe(**{**recipe.model_dump(), "out_dir": str(tmp_path)}), Progress(bar=False))
+    assert records(whole.recipe) == records(recipe)
+    shown = execute(recipe, Progress(bar=False))
+    for one, two in zip(whole.model.state_dict().values(), shown.model.state_dict().values()):
+        assert torch.equal(one, two)
+
+
+def test_finished_sweep_is_skipped_and_its_tables_are_of_all_runs(killed, capsys):
+    folder = killed["folder"]
+    assert main([str(folder / "try.yaml")]) == 0
+    printed = capsys.readouterr().out
+    assert "skipped  4 finished runs" in printed and "cluster" not in printed
+    assert "| tiny_drop_final0.25 | 0, 1 |" in printed and "4 of 4 runs are finished" in printed
+    rows = table(folder / "figures" / "try" / "runs.csv")
+    assert [row["run"] for row in rows] == [run.name for run in killed["plan"].runs]
+    for row, run in zip(rows, killed["plan"].runs):
+        info = json.loads((folder / "figures" / run.name / "run.json").read_text())
+        assert float(row["test_accuracy"]) == info["results"]["test_accuracy"]
+        assert float(row["drop_final"]) == info["recipe"]["drop_final"] and int(row["seed"]) == info["seed"]
+    cells = table(folder / "figures" / "try" / "cells.csv")
+    assert [cell["cell"] for cell in cells] == ["tiny_drop_final0.25", "tiny_drop_final0.5"]
+    for cell in cells:
+        values = [float(row["test_accuracy"]) for row in rows if row["cell"] == cell["cell"]]
+        assert cell["n"] == "2" and float(cell["test_accuracy_mean"]) == pytest.approx(sum(values) / 2)
+        assert float(cell["test_accuracy_sd"]) == pytest.approx(statistics.stdev(values))
+    assert (folder / "figures" / "try" / "cells.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_list_names_the_runs_and_runs_none(killed, tmp_path, capsys):
+    assert main([str(killed["folder"] / "try.yaml"), "--list"]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{run.name}  finished" for run in killed["plan"].runs]
+    assert main([str(killed["folder"] / "try.yaml"), "--list", f"out_dir={tmp_path}"]) == 0
+    assert capsys.readouterr().out.splitlines() == [run.name for run in killed["plan"].runs]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_run_is_told_and_holds_up_no_other(killed):
+    output = killed["failing"]
+    assert output.returncode == 1
+    assert "failed   tiny_datasetfolder_seed0: DataError: " in output.stderr and "nowhere" in output.stderr
+    assert "Traceback" not in output.stderr
+    assert "1 of 2 runs are finished" in output.stdout and "tiny_datasetshapes_seed0" in output.stdout
+    rows = table(killed["folder"] / "failing" / "figures" / "try" / "runs.csv")
+    assert [row["run"] for row in rows] == ["tiny_datasetshapes_seed0"]
+
+
+def test_another_recipe_in_a_runs_folder_refuses_the_sweep(killed, capsys):
+    assert main([str(killed["folder"] / "try.yaml"), "epochs=7"]) == 2
+    assert "epochs: 7 asked for, 6 there" in capsys.readouterr().err
+
+
+def test_damaged_run_json_is_named(tmp_path, tiny):
+    recipe = tiny()
+    Folders.of(recipe).figures.mkdir(parents=True)
+    (Folders.of(recipe).figures / "run.json").write_text("{")
+    with pytest.raises(OutputError, match=r"run\.json: is damaged"):
+        finished(recipe, notebook=False)
+
+
+def test_refusals_are_one_sentence(tmp_path, capsys):
+    path = write_sweep(tmp_path, "{base: base.yaml, factors: {drop_block: [0, 9]}, seeds: [0]}")
+    assert main([str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("RecipeError: ") and "drop_block" in captured.err and not captured.out
+    assert not (tmp_path / "figures").exists() and not (tmp_path / "runs").exists()
+    with pytest.raises(SystemExit) as refusal:
+        main([str(path), "--workers", "0"])
+    assert refusal.value.code == 2 and "--workers" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_interrupt_ends_all_processes_and_the_same_command_goes_on(tmp_path):
+    path = write_sweep(tmp_path, "{base: base.yaml, seeds: [0, 1]}")
+    command = [sys.executable, "-m", "ptd_core.sweep", str(path), "--workers", "2"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if "epoch   1/6" in line:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
+            break
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors == "stopped; the same command goes on from the last checkpoints\n"
+    with pytest.raises(ProcessLookupError):  # soon nobody of its group is left
+        for _ in range(600):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+    run = seen[-1].split()[1]
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f"{run} goes on from epoch" in " ".join(again.stdout.split())
+    assert "2 of 2 runs are finished" in again.stdout
+    for planned in read_plan(path).runs:
+        assert [row.epoch for row in records(planned.recipe)] == list(range(EPOCHS))
+
+
+@pytest.mark.parametrize(
+    ("visible", "workers", "expected"),
+    [(None, None, ["0", "1"]), ("3,5", None, ["3", "5"]), ("3,5", 1, ["3"]), ("GPU-a,GPU-b", 2, ["GPU-a", "GPU-b"])],
+)
+def test_each_worker_sees_one_cuda_device(monkeypatch, visible, workers, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    environments = worker_environments("auto", workers, threads=1)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == expected
+    assert worker_environments("cpu", 3, threads=1) == [{}, {}, {}]
+    with pytest.raises(DeviceError, match="--workers 3: this machine has 2 cuda devices"):
+        worker_environments("auto", 3, threads=1)
+
+
+def test_workers_on_the_cpu_fill_the_cores(monkeypatch):
+    monkeypatch.setattr(sweep_cluster, "CPU_COUNT", 7)
+    assert [len(worker_environments("cpu", None, threads)) for threads in (1, 2, 3, 9)] == [7, 3, 2, 1]
+    assert len(worker_environments("cpu", 2, 1)) == 2
+
+
+def test_the_command_without_a_sweep_needs_neither_dask_nor_jupyter():
+    code = (
+        "import sys, ptd_core.__main__; assert 'distributed' not in sys.modules and 'dask' not in sys.modules\n"
+        "import ptd_core.sweep; assert not {'IPython', 'papermill', 'ipykernel'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.slow
+def test_notebooks_are_executed_and_kept(tmp_path):
+    path = write_sweep(tmp_path, "{base: base.yaml, fixed: {epochs: 1}, seeds: [0]}")
+    command = [sys.executable, "-m", "ptd_core.sweep", str(path), "--notebooks"]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert output.returncode == 0, output.stdout + output.stderr
+    folder = tmp_path / "runs" / "tiny_seed0"
+    assert [file.name for file in folder.glob("*.ipynb")] == ["ptd.ipynb"]
+    book = nbformat.read(folder / "ptd.ipynb", as_version=4)
+    assert all(cell.execution_count for cell in book.cells if cell.cell_type == "code")
+    assert "| tiny | 0 |" in output.stdout
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0 and "skipped  1 finished runs" in again.stdout

@@ -1,0 +1,149 @@
+"""Sweep files: which runs they stand for, and what is refused before any of them starts."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY
+
+from ptd_core.errors import RecipeError, SweepError
+from ptd_core.recipe import Recipe
+from ptd_core.sweep_plan import FACTORS, read_plan
+
+ROOT = Path(__file__).parent.parent
+SWEEPS = sorted((ROOT / "parameters" / "sweeps").glob("*.yaml"))
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A function that writes a sweep file and two base files, `plain` and `wide`, beside it."""
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump({**TINY, "run": "plain"}))
+    (tmp_path / "wide.yaml").write_text(yaml.safe_dump({**TINY, "embed_dim": 32}))  # unnamed: called as its file
+
+    def write(text, name="try.yaml"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+def test_every_combination_is_one_run(sweep):
+    path = sweep("""
+        base: [plain.yaml, wide.yaml]
+        fixed: {epochs: 2}
+        factors: {drop_final: [0, 0.25, 0.5], drop_block: [0, 1]}
+        seeds: [3, 5, 8]
+    """)
+    plan = read_plan(path)
+    expected = [
+        Recipe(**{**TINY, "embed_dim": width, "epochs": 2, "drop_final": final, "drop_block": block, "seed": seed})
+        for width, final, block, seed in itertools.product((16, 32), (0.0, 0.25, 0.5), (0, 1), (3, 5, 8))
+    ]
+
+    def essences(recipes):
+        return sorted(str(sorted(recipe.essence().items())) for recipe in recipes)
+
+    assert essences(run.recipe for run in plan.runs) == essences(expected)
+    assert len({run.name for run in plan.runs}) == len(expected) == 36
+    assert {run.recipe.seed for run in plan.runs[:12]} == {3}  # every cell once, before any twice
+    for run in plan.runs:
+        stem = {16: "plain", 32: "wide"}[run.recipe.embed_dim]
+        assert run.cell == f"{stem}_drop_final{run.recipe.drop_final}_drop_block{run.recipe.drop_block}"
+        assert run.name == f"{run.cell}_seed{run.recipe.seed}"
+        assert run.levels == {"drop_final": run.recipe.drop_final, "drop_block": run.recipe.drop_block}
+    assert [run.name for run in read_plan(path).runs] == [run.name for run in plan.runs]
+
+
+def test_command_line_replaces_fixed_replaces_base(sweep, tmp_path, monkeypatch):
+    path = sweep("{base: plain.yaml, fixed: {epochs: 2, lr: 0.5}, seeds: [0]}")
+    (run,) = read_plan(path, ["lr=4e-4", f"out_dir={tmp_path}"]).runs
+    assert (run.recipe.epochs, run.recipe.lr, run.recipe.depth) == (2, 4e-4, TINY["depth"])
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    plan = read_plan(path, ["out_dir=here", "data_dir=images"])  # a worker's current folder may be another
+    assert plan.runs[0].recipe.out_dir == str(tmp_path / "here")
+    assert plan.runs[0].recipe.data_dir == str(tmp_path / "images")
+    assert plan.figures == tmp_path / "here" / "figures" / "try"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "expected the lines base"),
+        ("[1, 2]", "expected the lines base"),
+        ("base: {", "is not valid YAML"),
+        ("{seeds: [0]}", "base must be a parameter file or a list of them; got nothing"),
+        ("{base: plain.yaml}", "seeds must be a list of integers, such as [0, 1, 2]; got nothing"),
+        ("{base: plain.yaml, seeds: []}", "seeds must be a list of integers"),
+        ("{base: plain.yaml, seeds: [true]}", "seeds must be a list of integers, such as [0, 1, 2]; got True"),
+        ("{base: [], seeds: [0]}", "base must be"),
+        ("{base: plain.yaml, seeds: [0], factor: {lr: [1]}}", "factor is not a line of a sweep file; known are base"),
+        ("{base: plain.yaml, seeds: [0], factors: {lr: 0.1}}", "factors must be parameter: [value, ...] lines"),
+        ("{base: plain.yaml, seeds: [0], factors: {lr: []}}", "factor lr lists no value"),
+        ("{base: plain.yaml, seeds: [0], factors: {drop_finl: [0]}}", "cannot be a factor; did you mean drop_final?"),
+        ("{base: plain.yaml, seeds: [0], factors: {seed: [0]}}", "seeds have a line of their own"),
+        ("{base: plain.yaml, seeds: [0], factors: {out_dir: [a, b]}}", "out_dir cannot be a factor"),
+        ("{base: plain.yaml, seeds: [0], fixed: {lr: 0.1}, factors: {lr: [0.1]}}", "lr is a factor; fixed must not"),
+        ("{base: plain.yaml, seeds: [0], fixed: {run: mine}}", "fixed must not set run"),
+        ("{base: plain.yaml, seeds: [0, 1, 0]}", "plain_seed0 is listed twice"),
+        ("{base: plain.yaml, seeds: [0], factors: {erase: [0, 0.0]}}", "plain_erase0.0_seed0 is listed twice"),
+        ("{base: [plain.yaml, plain.yaml], seeds: [0]}", "plain_seed0 is listed twice"),
+        ("{base: [plain.yaml, wide.yaml], seeds: [0], fixed: {embed_dim: 16}}", "plain_seed0 and wide_seed0 are"),
+        ("{base: plain.yaml, seeds: [0], fixed: {device: 'cuda:1'}}", "use 'cuda'"),
+    ],
+)  # fmt: skip
+def test_malformed_sweeps_are_refused(sweep, text, words):
+    path = sweep(text)
+    with pytest.raises(SweepError) as refusal:
+        read_plan(path)
+    assert str(path) in str(refusal.value) and words in str(refusal.value)
+
+
+def test_bases_must_agree_on_where_to_write(sweep, tmp_path):
+    (tmp_path / "wide.yaml").write_text("{embed_dim: 48, out_dir: /elsewhere}")
+    with pytest.raises(SweepError, match="differ in out_dir"):
+        read_plan(sweep("{base: [plain.yaml, wide.yaml], seeds: [0]}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{base: plain.yaml, seeds: [0], factors: {drop_block: [0, 9]}}", "plain.yaml with drop_block = 9, seed = 0"),
+        ("{base: plain.yaml, seeds: [-1]}", "seed must be an integer at least 0"),
+        ("{base: plain.yaml, seeds: [0], fixed: {epoch: 3}}", "epoch = 3 is not a parameter; did you mean epochs?"),
+        ("{base: absent.yaml, seeds: [0]}", "absent.yaml: cannot be read"),
+        ("{base: plain.yaml, seeds: [0], factors: {lr: [4e-4]}}", "lr must be a number"),
+    ],
+)
+def test_one_run_that_is_not_allowed_refuses_the_sweep(sweep, text, words):
+    with pytest.raises(RecipeError) as refusal:
+        read_plan(sweep(text))
+    assert words in str(refusal.value)
+
+
+def test_a_sweep_does_not_share_a_folder_with_a_run(sweep, tmp_path):
+    text = f"{{base: plain.yaml, seeds: [0], fixed: {{out_dir: {tmp_path}}}}}"
+    with pytest.raises(SweepError, match="folder of a run"):
+        read_plan(sweep(text, "plain_seed0.yaml"))
+    (tmp_path / "figures" / "other").mkdir(parents=True)
+    (tmp_path / "figures" / "other" / "run.json").write_text("{}")
+    with pytest.raises(SweepError, match="folder of a run"):
+        read_plan(sweep(text, "other.yaml"))
+    with pytest.raises(SweepError, match="named after its file"):
+        read_plan(sweep(text, "a sweep.yaml"))
+    with pytest.raises(SweepError, match="cannot be read"):
+        read_plan(tmp_path / "absent.yaml")
+
+
+def test_everything_that_decides_a_result_can_be_a_factor():
+    assert set(FACTORS) == set(Recipe().essence()) - {"seed"}
+    assert not set(FACTORS) & {"run", "device", "out_dir", "data_dir", "download"}
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_shipped_sweeps(path):
+    assert f"python -m ptd_core.sweep parameters/sweeps/{path.name}" in path.read_text()
+    plan = read_plan(path)
+    assert f"# {len(plan.runs)} runs" in path.read_text()
+    assert len(plan.runs) == 3 * len({run.cell for run in plan.runs})
