@@ -122,8 +122,10 @@ def _read_labels(path: Path, label_column: str, classes: int, most: int) -> np.n
             raise DataError(f"{path} holds {file.metadata.num_rows} rows, expected at most {most}.")
         types = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
         image_type, label_type = types.get("img"), types.get(label_column)
-        has_bytes = image_type is not None and pa.types.is_struct(image_type) and (
-            image_type.get_field_index("bytes") >= 0 and pa.types.is_binary(image_type.field("bytes").type)
+        has_bytes = (
+            image_type is not None
+            and pa.types.is_struct(image_type)
+            and (image_type.get_field_index("bytes") >= 0 and pa.types.is_binary(image_type.field("bytes").type))
         )
         if not has_bytes or label_type is None or not pa.types.is_integer(label_type):
             raise DataError(
@@ -136,9 +138,7 @@ def _read_labels(path: Path, label_column: str, classes: int, most: int) -> np.n
     labels = column.to_numpy().astype(np.int64)
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
-        raise DataError(
-            f"{path}, row {wrong[0]}: {label_column} is {labels[wrong[0]]}; expected 0 to {classes - 1}."
-        )
+        raise DataError(f"{path}, row {wrong[0]}: {label_column} is {labels[wrong[0]]}; expected 0 to {classes - 1}.")
     return labels
 
 

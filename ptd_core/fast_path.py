@@ -13,6 +13,7 @@ from torch import nn
 
 from ptd_core.recipe import Recipe
 
+RECOMPILE_LIMIT = 64  # of a model three at most; a bench or a notebook trains many
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -49,6 +50,9 @@ class FastPath:
         """
         if self.compilation == "off":
             return model
+        # All models of a process count towards one limit, beyond which torch would go on uncompiled, silently.
+        torch._dynamo.config.recompile_limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         if self.compilation == "cudagraphs":
             # One recording for each number of tokens is meant here: it changes between epochs only.
             torch._inductor.config.triton.cudagraph_dynamic_shape_warn_limit = None

@@ -79,6 +79,18 @@ def read_info(folder: Path) -> dict | None:
         ) from None
 
 
+def refuse_other_recipe(recipe: Recipe, theirs: dict, folder: Path) -> None:
+    """Raises OutputError, naming every difference, if the run in `folder` has another recipe's essence, `theirs`."""
+    mine = recipe.essence()
+    names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+    if names:
+        listed = "; ".join(f"{name}: {mine.get(name)!r} asked for, {theirs.get(name)!r} there" for name in names)
+        raise OutputError(
+            f"{folder}: holds a run with another recipe ({listed}); choose another name with run=NAME, "
+            "another out_dir, or delete that folder"
+        )
+
+
 def stamp_line(info: dict) -> str:
     """run.json's stamp in one line."""
     seed, versions = info["seed"], info["versions"]

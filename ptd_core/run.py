@@ -22,7 +22,7 @@ from ptd_core.interrupt import Interrupt, Stopped
 from ptd_core.progress import Progress, duration
 from ptd_core.ranks import Ranks
 from ptd_core.recipe import Recipe
-from ptd_core.results import leave, read_info, run_info, stamp_line
+from ptd_core.results import leave, read_info, refuse_other_recipe, run_info, stamp_line
 from ptd_core.stamp import stamp
 from ptd_core.trainer import Trainer
 
@@ -71,7 +71,7 @@ def execute(
     with folders.locked():
         checkpoints = Checkpoints(folders.state)
         found = checkpoints.load(progress.say)
-        _refuse_other_recipe(recipe, folders, found)
+        _refuse_other_runs(recipe, folders, found)
         dataset = dataset or load_recipe(recipe)
         ranks.share(found and found.trainer)
         trainer = Trainer(recipe, dataset, ranks)
@@ -244,24 +244,13 @@ def _position(trainer: Trainer) -> str:
     return f"epoch {trainer.next_epoch}, step {trainer.partial.step} of {trainer.steps_per_epoch} (counted from 0)"
 
 
-def _refuse_other_recipe(recipe: Recipe, folders: Folders, found: Checkpoint | None) -> None:
+def _refuse_other_runs(recipe: Recipe, folders: Folders, found: Checkpoint | None) -> None:
     """Nothing that another recipe left is overwritten."""
     info = read_info(folders.figures)
     if info is not None:
-        _refuse_difference(recipe, info["recipe"], folders.figures)
+        refuse_other_recipe(recipe, info["recipe"], folders.figures)
     if found is not None:
-        _refuse_difference(recipe, found.recipe, folders.state)
-
-
-def _refuse_difference(recipe: Recipe, theirs: dict, folder: Path) -> None:
-    mine = recipe.essence()
-    names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-    if names:
-        listed = "; ".join(f"{name}: {mine.get(name)!r} asked for, {theirs.get(name)!r} there" for name in names)
-        raise OutputError(
-            f"{folder}: holds a run with another recipe ({listed}); choose another name with run=NAME, "
-            "or delete that folder"
-        )
+        refuse_other_recipe(recipe, found.recipe, folders.state)
 
 
 def _take_up(found: Checkpoint | None, trainer: Trainer, checkpoints: Checkpoints) -> list[EpochRecord]:

@@ -22,8 +22,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ptd_core.errors import SweepError
+from ptd_core.folders import Folders
 from ptd_core.recipe import Recipe
-from ptd_core.run import Folders
 
 FACTORS = sorted(set(Recipe().essence()) - {"seed"})  # what decides a result; a sweep varies nothing else
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from ptd_core.compare import Cell, comparison_figure
-from ptd_core.history import write_atomically
+from ptd_core.files import write_atomically
 from ptd_core.sweep_plan import Plan, PlannedRun
 
 RESULTS = ("test_accuracy", "test_accuracy_raw", "best_on_test", "clean_train_accuracy")

@@ -4,7 +4,6 @@ A worker computes on the one device that it sees, and on as many torch threads a
 a recipe's values go in, run.json's come out, and an event per epoch goes to whoever subscribed to the topic.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ from distributed import Reschedule, Status, Worker, get_worker
 from ptd_core.dataset import PROJECT_ROOT
 from ptd_core.device import describe_device, resolve_device
 from ptd_core.errors import DeviceError, OutputError, PTDError
+from ptd_core.folders import Folders
 from ptd_core.history import EpochRecord
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
-from ptd_core.run import Folders, execute
+from ptd_core.results import read_info, refuse_other_recipe
+from ptd_core.run import execute
 
 # The lines of run.describe, and the estimate: alike for all seeds of a cell, and too many for one terminal.
 _OPENING = ("run ", "data ", "model ", "device ", "tokens ", "estimate ")
@@ -71,25 +72,14 @@ def carry_out(order: Order) -> Outcome:
 def finished(recipe: Recipe, notebook: bool) -> dict | None:
     """run.json of a run that is done (and its executed chapter there, if that is wanted), else None.
 
-    Raises OutputError if the folder holds another recipe's run.
+    Raises OutputError if the folder holds another recipe's run, or a damaged run.json.
     """
-    folders = Folders.of(recipe)
-    path = folders.figures / "run.json"
-    if not path.exists():
+    folder = Folders.of(recipe).figures
+    info = read_info(folder)
+    if info is None:
         return None
-    try:
-        info = json.loads(path.read_text())
-        mine, theirs, done = recipe.essence(), info["recipe"], info["finished"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{path}: is damaged ({type(error).__name__}: {error}); delete it to run anew") from None
-    names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-    if names:
-        listed = "; ".join(f"{name}: {mine.get(name)!r} asked for, {theirs.get(name)!r} there" for name in names)
-        raise OutputError(
-            f"{folders.figures}: holds a run with another recipe ({listed}); give another out_dir, rename the sweep's "
-            "base run, or delete that folder"
-        )
-    return info if done and (not notebook or _executed_chapter(recipe).exists()) else None
+    refuse_other_recipe(recipe, info["recipe"], folder)
+    return info if info["finished"] and (not notebook or _executed_chapter(recipe).exists()) else None
 
 
 def _the_device(recipe: Recipe) -> str:
@@ -125,7 +115,7 @@ def _execute_chapter(recipe: Recipe) -> Outcome:
     except papermill.PapermillExecutionError as error:
         return Outcome(failure=f"{error.ename}: {error.evalue} (cell {error.exec_count} of {unfinished})")
     os.replace(unfinished, whole)
-    return Outcome(info=json.loads((Folders.of(recipe).figures / "run.json").read_text()))
+    return Outcome(info=read_info(Folders.of(recipe).figures))
 
 
 class _Reporter(Progress):

@@ -35,8 +35,10 @@ def write_shard(path, images, labels, *, names=NAMES, column="label", **options)
     """One parquet file like the hub's; `images` are PNGs as bytes."""
     table = pa.table(
         {
-            "img": pa.array([{"bytes": image, "path": None} for image in images],
-                            pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            "img": pa.array(
+                [{"bytes": image, "path": None} for image in images],
+                pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+            ),
             column: pa.array(labels, pa.int64()),
         }
     )

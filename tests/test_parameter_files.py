@@ -83,7 +83,7 @@ def assert_recipe_or_refusal(content, name, path, monkeypatch, capsys):
     class Accepted(Exception):
         pass
 
-    def remember(recipe):
+    def remember(recipe, ranks):
         accepted.append(recipe)
         raise Accepted
 

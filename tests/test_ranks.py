@@ -14,6 +14,7 @@ import yaml
 from conftest import TINY, equal, without_clocks
 from safetensors.torch import load_file
 
+from ptd_core.checkpoint import Checkpoints
 from ptd_core.errors import RecipeError
 from ptd_core.history import read_csv
 from ptd_core.ranks import Ranks
@@ -49,8 +50,7 @@ def records_of(folder):
 
 
 def weights_of(folder):
-    (file,) = (folder / "runs" / "tiny").glob("*.safetensors")
-    return load_file(file)
+    return load_file(Checkpoints(folder / "runs" / "tiny").weights)
 
 
 def test_each_image_of_a_batch_is_one_processes():

@@ -19,9 +19,10 @@ from conftest import TINY
 
 from ptd_core import history, sweep_cluster
 from ptd_core.errors import DeviceError, OutputError
+from ptd_core.folders import Folders
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
-from ptd_core.run import Folders, execute
+from ptd_core.run import execute
 from ptd_core.sweep import main, run_all
 from ptd_core.sweep_cluster import local_client, worker_environments
 from ptd_core.sweep_plan import read_plan

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ptd_core.figures import BLUE, GREY, ORANGE, new_figure
+from ptd_core.figures import BLUE, GREY, ORANGE, new_figure, styled
 from ptd_core.files import write_atomically
 
 _COLUMNS = {  # heading and format, in the order of a table
@@ -46,6 +46,7 @@ def write_report(folder: Path, report: dict) -> None:
         figure.savefig(folder / "bench.png")
 
 
+@styled
 def bench_figure(report: dict) -> Figure | None:
     """Steps along the drop ratio, cost of lengths, and peers, as far as they were measured."""
     panels = [

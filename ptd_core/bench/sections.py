@@ -1,5 +1,6 @@
 """The sections of the bench: each measures one question on a workload and returns plain numbers."""
 
+import dataclasses
 import functools
 import statistics
 import time
@@ -17,31 +18,36 @@ from ptd_core.bench.workload import CLASSES, Workload, random_images
 from ptd_core.cost import cost
 from ptd_core.device import resolve_device, synchronize
 from ptd_core.ema import WarmupEma
-from ptd_core.fast_path import FastPath, cpu_multiplies_bf16
+from ptd_core.fast_path import cpu_multiplies_bf16
+from ptd_core.model import ATTENTION_KERNELS
 from ptd_core.recipe import Recipe
 from ptd_core.step import autocast
 from ptd_core.trainer import build_model
 
 RATIOS = (0.0, 0.1, 0.2, 0.35)
+COMPILATIONS = {"cpu": ("off", "inductor"), "cuda": ("off", "inductor", "cudagraphs"), "mps": ("off",)}
 FEWER = 4  # batches are so much smaller where many cases are compared on a CPU
 
 
 def paths(work: Workload, rounds: int) -> list[dict]:
-    """Training steps in each precision and attention kernel: what "auto" should choose here.
+    """Training steps in each precision and attention kernel, and the chosen ones with each compilation.
 
-    bf16 is left out where the CPU only emulates it: a step would take minutes.
+    What "auto" should choose here. bf16 is left out where the CPU only emulates it: a step would take minutes.
     """
-    bf16 = work.device.type == "cuda" or (work.device.type == "cpu" and cpu_multiplies_bf16())
+    kind, chosen = work.device.type, work.path
+    bf16 = kind == "cuda" or (kind == "cpu" and cpu_multiplies_bf16())
+    tried = [
+        dataclasses.replace(chosen, precision=precision, attention=attention)
+        for precision in (("fp32", "bf16") if bf16 else ("fp32",))
+        for attention in ATTENTION_KERNELS
+    ]
+    tried += [dataclasses.replace(chosen, compilation=compilation) for compilation in COMPILATIONS[kind]]
     cases, rows = {}, []
-    for precision in ("fp32", "bf16") if bf16 else ("fp32",):
-        for attention in ("fused", "explicit"):
-            for ratio in (0.0, 0.35):
-                path = FastPath(precision, attention, work.path.channels_last, work.path.compilation)
-                model = build_model(work.recipe, CLASSES, attention)
-                name = f"{precision}, {attention}, d = {ratio}"
-                cases[name] = work.step(model, work.keep(ratio), path)
-                rows.append({"case": name, "precision": precision, "attention": attention, "ratio": ratio,
-                             "auto": (precision, attention) == (work.path.precision, work.path.attention)})  # fmt: skip
+    for path in dict.fromkeys(tried):
+        for ratio in (0.0, 0.35):
+            name = f"{path}, d = {ratio}"
+            cases[name] = work.step(build_model(work.recipe, CLASSES, path.attention), work.keep(ratio), path)
+            rows.append({"case": name, **dataclasses.asdict(path), "ratio": ratio, "auto": path == chosen})
     return _with_times(rows, interleave(cases, rounds, work.device), work.recipe.batch_size)
 
 
