@@ -112,6 +112,38 @@ def test_memory_of_a_step_is_measured_in_a_process_of_its_own(tmp_path):
     assert peaks["this project"] < peaks["plain implementation, fp32"]
 
 
+def test_a_stopped_bench_goes_on_after_its_last_section(tmp_path, monkeypatch):
+    def stop(work, rounds):
+        raise KeyboardInterrupt
+
+    arguments = ["--only", "augmentation", "ledger", "--rounds", "1", "--to", str(tmp_path), *TINY]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setitem(bench.SECTIONS, "ledger", stop)
+        bench.main(arguments)
+    stopped = json.loads((tmp_path / "bench.json").read_text())
+    assert list(stopped["sections"]) == ["augmentation"] and not stopped["finished"]
+    assert bench.main(arguments) == 0
+    whole = json.loads((tmp_path / "bench.json").read_text())
+    assert list(whole["sections"]) == ["augmentation", "ledger"] and whole["finished"]
+    assert whole["sections"]["augmentation"] == stopped["sections"]["augmentation"]
+    assert bench.main([*arguments, "lr=1.0e-3"]) == 0  # another recipe begins anew
+    anew = json.loads((tmp_path / "bench.json").read_text())
+    assert anew["sections"]["augmentation"] != stopped["sections"]["augmentation"]
+
+
+@pytest.mark.slow
+def test_paths_are_measured_once_each_and_none_falls_back_to_eager(tmp_path):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    settings = [word for word in TINY if not word.startswith("compilation")]
+    assert bench.main(["--only", "paths", "--rounds", "1", "--to", str(tmp_path), *settings]) == 0
+    rows = json.loads((tmp_path / "bench.json").read_text())["sections"]["paths"]
+    assert len({row["case"] for row in rows}) == len(rows)
+    assert [row["compilation"] for row in rows if row["auto"]] == ["off", "off"]
+    assert sum(row["compilation"] == "inductor" for row in rows) == 2
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
 def test_bad_requests_are_refused(capsys):
     assert bench.main(["embed_dimm=3"]) == 2
     assert "did you mean embed_dim" in capsys.readouterr().err

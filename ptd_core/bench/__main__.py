@@ -2,10 +2,12 @@
 
 Measures this project's training step against its bound by operations and against other implementations on the same
 machine in the same run: interleaved, repeated, medians with spread. Tables on the screen, bench.json and bench.png
-under figures/bench/DEVICE/. Random pixels stand in for images; they change no time.
+under figures/bench/DEVICE/. Random pixels stand in for images; they change no time. Each section is written when it
+is done; the same command again goes on after the last one.
 """
 
 import argparse
+import json
 import re
 import sys
 import time
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.to or PROJECT_ROOT / "figures" / "bench" / re.sub(r"[^A-Za-z0-9]+", "_", about["device"]).strip(
         "_"
     )
-    report = {
+    report = taken_up(folder, {
         "stamp": about,
         "recipe": work.recipe.essence(),
         "path": str(work.path),
@@ -50,17 +52,31 @@ def main(arguments: list[str] | None = None) -> int:
         "finished": False,
         "section_seconds": {},
         "sections": {},
-    }
+    })  # fmt: skip
     print(f"{about['device']}: {work.path}, batch {work.recipe.batch_size}, {options.rounds} rounds\n", flush=True)
     for name in options.only:
-        start = time.perf_counter()
-        report["sections"][name] = SECTIONS[name](work, options.rounds)
-        report["section_seconds"][name] = time.perf_counter() - start
-        report["finished"] = name == options.only[-1]
+        if name not in report["sections"]:
+            start = time.perf_counter()
+            report["sections"][name] = SECTIONS[name](work, options.rounds)
+            report["section_seconds"][name] = time.perf_counter() - start
+            report["finished"] = name == options.only[-1]
+            write_report(folder, report)
         print(section_table(name, report["sections"][name]) + "\n", flush=True)
-        write_report(folder, report)
     print(f"report: {folder}")
     return 0
+
+
+def taken_up(folder: Path, report: dict) -> dict:
+    """The report in `folder` if it is that of the same bench, stopped before its end; else the new one.
+
+    Its sections are not measured again. The same: device, versions and commit, recipe, path and rounds.
+    """
+    try:
+        earlier = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
+        same = all(earlier[name] == report[name] for name in ("stamp", "recipe", "path", "rounds"))
+        return earlier if same and not earlier["finished"] else report
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or no such report: this bench replaces it
+        return report
 
 
 if __name__ == "__main__":
