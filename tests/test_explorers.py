@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import math
 import random
 import re
@@ -252,11 +253,52 @@ def test_pictures_are_saved(saliency_file, open_page, tmp_path):
     assert svg.count('class="saliency"') == 64 and "data:image/png" in svg and ".stamp {" in svg
 
 
-def test_nothing_is_cut_on_a_narrow_page(saliency_file, open_page):
-    for width in (1280, 800, 400):
-        page = open_page(saliency_file.as_uri(), width=width, offline=True)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        screenshot(page, f"saliency_{width}")
+TEXTS = """() => {
+    const picture = document.querySelector("svg.picture");
+    const { width, height } = picture.viewBox.baseVal;
+    const texts = [...picture.querySelectorAll("text")].map((text) => {
+        const { x, y, width, height } = text.getBBox();
+        return { text: text.textContent, left: x, top: y, right: x + width, bottom: y + height };
+    });
+    return { texts, width, height, scale: picture.clientWidth / width };
+}"""
+
+
+def assert_legible(page, width):
+    """Nothing of the page or its picture is cut, no two texts of the picture overlap, all are large enough to read."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = page.evaluate(TEXTS)
+    assert 12 * found["scale"] >= 9  # pixels of the ticks' letters
+    for text in found["texts"]:
+        assert text["left"] >= 0 and text["right"] <= found["width"], text
+        assert text["top"] >= 0 and text["bottom"] <= found["height"] + 1, text
+    for one, two in itertools.combinations(found["texts"], 2):
+        apart = one["right"] <= two["left"] or two["right"] <= one["left"]
+        assert apart or one["bottom"] <= two["top"] + 2 or two["bottom"] <= one["top"] + 2, (one, two)
+
+
+@pytest.mark.parametrize("width", [1280, 800, 400])
+def test_pages_are_legible_at_every_width(width, saliency_file, open_schedule, open_page):
+    page = open_page(saliency_file.as_uri(), width=width, offline=True)
+    assert_legible(page, width)
+    page.select_option("#compare", label="untrained")
+    assert_legible(page, width)
+    screenshot(page, f"saliency_{width}")
+    page = open_schedule(Recipe())
+    page.set_viewport_size({"width": width, "height": 900})
+    page.wait_for_function(
+        "document.querySelector('svg.picture').viewBox.baseVal.width === (innerWidth < 560 ? 360 : 720)"
+    )
+    assert_legible(page, width)
+    screenshot(page, f"schedule_{width}")
+
+
+def test_long_names_break_into_lines(tiny_run, open_page, tmp_path):
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(file, "PNG")
+    for name, width in itertools.product(("a name with many words " * 6, "WITHOUT_ANY_SPACE" * 8), (1280, 400)):
+        (tmp_path / "own.html").write_text(widgets.own_page(tiny_run, {name: file.getvalue()}))
+        assert_legible(open_page((tmp_path / "own.html").as_uri(), width=width, offline=True), width)
 
 
 def test_own_image_files_are_shown_with_their_names(tiny_run, open_page, tmp_path):

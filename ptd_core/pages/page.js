@@ -98,6 +98,38 @@ function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
+const NARROW = 560; // pixels: on a narrower page panels stand under each other, their text as large as elsewhere
+
+const isNarrow = (root) => root.clientWidth < NARROW;
+
+/** Call `draw` whenever `root` has become narrow or wide. */
+function followWidth(root, draw) {
+  let drawn = isNarrow(root);
+  new ResizeObserver(() => {
+    if (isNarrow(root) === drawn) return;
+    drawn = !drawn;
+    draw();
+  }).observe(root);
+}
+
+const ruler = document.createElement("canvas").getContext("2d");
+
+/** `text` broken between words, and within longer ones, into lines of at most `width` in a font such as "bold 12px". */
+function wrap(text, width, font) {
+  ruler.font = `${font} ${getComputedStyle(document.body).fontFamily}`;
+  const fits = (line) => ruler.measureText(line).width <= width;
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    if (fits(`${lines.at(-1)} ${word}`)) {
+      lines.push(`${lines.pop()} ${word}`.trimStart());
+      continue;
+    }
+    lines.push("");
+    for (const letter of word) lines.push(...(fits(lines.at(-1) + letter) ? [lines.pop() + letter] : [letter]));
+  }
+  return lines.filter((line) => line);
+}
+
 /** Run `draw` and leave its duration in milliseconds on the body, for measurements. */
 function timed(draw) {
   const start = performance.now();

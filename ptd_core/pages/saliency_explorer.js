@@ -2,8 +2,9 @@
 "use strict";
 
 function saliencyExplorer(data, root) {
-  const PANEL = 190;
-  const ROW = PANEL + 62;
+  // Widths of the picture and of its panels; where they stand in a row, from the end of its heading.
+  const WIDE = { width: 720, panel: 190, photo: [4, 0], map: [218, 0], kept: [502, 0], row: 206 };
+  const SLIM = { width: 360, panel: 168, photo: [4, 0], map: [4, 194], kept: [188, 0], row: 378 };
   const tokens = data.grid * data.grid;
   const state = { image: 0, keep: null };
   const views = data.views.map(unpackView);
@@ -151,23 +152,29 @@ function saliencyExplorer(data, root) {
   }
 
   function draw() {
+    const place = isNarrow(root) ? SLIM : WIDE;
     const rows = [views[weights.value]];
     if (other.value > 0) rows.push(views[other.value - 1]);
-    const height = rows.length * ROW + 20;
-    picture.setAttribute("viewBox", `0 0 720 ${height}`);
     const sentences = [];
-    const marks = rows.flatMap((view, number) => {
-      const { elements, sentence } = drawRow(view, number * ROW);
+    const marks = [];
+    let bottom = 0;
+    for (const view of rows) {
+      const { elements, sentence, height } = drawRow(view, bottom, place);
       sentences.push(rows.length > 1 ? `${view.label}: ${sentence}` : sentence);
-      return elements;
-    });
-    marks.push(shape("text", { x: 4, y: height - 6, class: "stamp" }, data.stamp));
+      marks.push(...elements);
+      bottom += height;
+    }
+    for (const line of wrap(data.stamp, place.width - 8, "9px")) {
+      marks.push(shape("text", { x: 4, y: bottom + 14, class: "stamp" }, line));
+      bottom += 12;
+    }
+    picture.setAttribute("viewBox", `0 0 ${place.width} ${bottom + 8}`);
     picture.replaceChildren(...marks);
     summary.textContent = sentences.join(" ");
     picture.setAttribute("aria-label", summary.textContent);
   }
 
-  function drawRow(view, top) {
+  function drawRow(view, top, place) {
     const { image } = state;
     const map = ((image * data.blocks + block.value) * (data.heads + 1) + head.value) * tokens;
     const levels = view.levels.subarray(map, map + tokens);
@@ -184,68 +191,73 @@ function saliencyExplorer(data, root) {
       sentence += `, with them ${(100 * share.ofObject).toFixed(0)} % of the object; `;
       sentence += `${(100 * share.ofKept).toFixed(0)} % of what is kept is object`;
     }
-    const lefts = [4, 4 + PANEL + 24, 4 + 2 * PANEL + 118];
-    const y = top + 46;
+    const heading = wrap(`${view.label}: ${truth}; answers ${answerText}`, place.width - 8, "bold 12px");
     const attention = head.value ? `head ${head.value - 1}` : "mean of heads";
+    const first = top + 30 + 16 * heading.length; // of the pictures, below the heading and their own names
+    const { panel } = place;
+    const [photo, saliency, drop] = [place.photo, place.map, place.kept].map(([x, y]) => ({ x, y: first + y }));
+    const name = ({ x, y }, text) => shape("text", { x, y: y - 10, class: "tick" }, text);
     const elements = [
-      shape("text", { x: 4, y: top + 16, class: "heading" }, `${view.label}: ${truth}; answers ${answerText}`),
-      shape("text", { x: 4, y: top + 36, class: "tick" }, `image ${image}`),
-      shape("text", { x: lefts[1], y: top + 36, class: "tick" }, `saliency, block ${block.value}, ${attention}`),
-      shape("text", { x: lefts[2], y: top + 36, class: "tick" }, `${state.keep} of ${tokens} tokens kept`),
-      photograph(image, lefts[0], y),
-      ...outline(image, lefts[0], y),
-      ...mapCells(levels, lefts[1], y),
-      ...colourBar(highest, lefts[1] + PANEL + 8, y),
-      photograph(image, lefts[2], y),
-      ...dropped(kept, lefts[2], y),
-      ...outline(image, lefts[2], y),
+      ...heading.map((line, number) => shape("text", { x: 4, y: top + 16 * (number + 1), class: "heading" }, line)),
+      name(photo, `image ${image}`),
+      name(saliency, `saliency, block ${block.value}, ${attention}`),
+      name(drop, `${state.keep} of ${tokens} tokens kept`),
+      photograph(image, photo, panel),
+      ...outline(image, photo, panel),
+      ...mapCells(levels, saliency, panel),
+      ...colourBar(highest, saliency, panel),
+      photograph(image, drop, panel),
+      ...dropped(kept, drop, panel),
+      ...outline(image, drop, panel),
     ];
-    return { elements, sentence: `${truth}; answers ${answerText}. ${sentence}.` };
+    return { elements, sentence: `${truth}; answers ${answerText}. ${sentence}.`, height: first + place.row - top };
   }
 
-  function photograph(image, x, y) {
-    const place = { x, y, width: PANEL, height: PANEL, style: "image-rendering: pixelated" };
+  function photograph(image, { x, y }, panel) {
+    const place = { x, y, width: panel, height: panel, style: "image-rendering: pixelated" };
     return shape("image", { href: data.images[image], ...place });
   }
 
-  function cell(token, x, y, attributes) {
-    const side = PANEL / data.grid;
+  function cell(token, { x, y }, panel, attributes) {
+    const side = panel / data.grid;
     const [row, column] = [Math.floor(token / data.grid), token % data.grid];
     const place = { x: x + column * side, y: y + row * side, width: side, height: side };
     return shape("rect", { ...place, "shape-rendering": "crispEdges", ...attributes });
   }
 
-  function mapCells(levels, x, y) {
-    return Array.from(levels, (level, token) => cell(token, x, y, { class: "saliency", fill: colour(level) }));
+  function mapCells(levels, corner, panel) {
+    return Array.from(levels, (level, token) => cell(token, corner, panel, { class: "saliency", fill: colour(level) }));
   }
 
-  function dropped(kept, x, y) {
+  function dropped(kept, corner, panel) {
     const dark = { class: "dropped", fill: "#000", "fill-opacity": 0.75 };
-    return [...Array(tokens).keys()].filter((token) => !kept.has(token)).map((token) => cell(token, x, y, dark));
+    const gone = [...Array(tokens).keys()].filter((token) => !kept.has(token));
+    return gone.map((token) => cell(token, corner, panel, dark));
   }
 
   function colour(level) {
     return `#${data.colours.slice(6 * level, 6 * level + 6)}`;
   }
 
-  function colourBar(highest, x, y) {
-    const step = PANEL / 64;
+  function colourBar(highest, { x, y }, panel) {
+    const left = x + panel + 8;
+    const step = panel / 64;
     const bar = Array.from({ length: 64 }, (_, number) =>
       shape("rect", {
-        x,
-        y: y + PANEL - (number + 1) * step,
+        x: left,
+        y: y + panel - (number + 1) * step,
         width: 12,
         height: step + 0.3,
         fill: colour(Math.round((255 * number) / 63)),
       }),
     );
-    const text = (value, height) => shape("text", { x: x + 16, y: y + height, class: "tick" }, value);
-    return [...bar, text(highest.toPrecision(2), 10), text("attention", PANEL / 2 + 4), text("0", PANEL)];
+    const text = (value, height) => shape("text", { x: left + 16, y: y + height, class: "tick" }, value);
+    return [...bar, text(highest.toPrecision(2), 10), text("attention", panel / 2 + 4), text("0", panel)];
   }
 
-  function outline(image, x, y) {
+  function outline(image, { x, y }, panel) {
     if (!data.outlines || !data.outlines[image]) return [];
-    const scale = PANEL / data.side;
+    const scale = panel / data.side;
     const transform = `translate(${x} ${y}) scale(${scale})`;
     return [shape("path", { d: data.outlines[image], transform, class: "object", "stroke-width": 1.5 / scale })];
   }
@@ -263,4 +275,5 @@ function saliencyExplorer(data, root) {
   state.why = `drop ratio ${ratio.value.toFixed(2)}`;
   chooseImage(0);
   if (data.epochs.kept.length > 1) chooseEpoch();
+  followWidth(root, update);
 }

@@ -2,7 +2,9 @@
 "use strict";
 
 function scheduleExplorer(data, root) {
-  const FRAME = { width: 720, height: 270 };
+  // Size of the picture; where its two panels stand, and the names of its three curves.
+  const WIDE = { width: 720, height: 276, panels: [[48, 0], [410, 0]], legend: [[48, 267], [330, 267], [500, 267]] };
+  const SLIM = { width: 360, height: 560, panels: [[48, 0], [48, 246]], legend: [[48, 510], [48, 530], [48, 550]] };
   const hundredths = (value) => value.toFixed(2);
   const controls = {
     drop_init: ["d_init: first drop ratio", { min: 0, max: data.maxRatio, step: 0.01, show: hundredths }],
@@ -16,7 +18,7 @@ function scheduleExplorer(data, root) {
   for (const [name, [label, range]] of Object.entries(controls)) {
     controls[name] = slider(name, label, { ...range, value: data.settings[name] }, () => update(name));
   }
-  const picture = shape("svg", { viewBox: `0 0 ${FRAME.width} ${FRAME.height}`, role: "img", class: "picture" });
+  const picture = shape("svg", { role: "img", class: "picture" });
   const summary = make("p", { id: "summary", "aria-live": "polite" });
   const yaml = make("textarea", { id: "yaml", readonly: "", rows: 9, "aria-label": "these settings as YAML" });
   const copied = make("span", { id: "copied", "aria-live": "polite" });
@@ -64,11 +66,15 @@ function scheduleExplorer(data, root) {
       { label: "this run's recipe", class: "own", ...own },
       { label: "sliders", class: "chosen", ...run },
     ];
+    const place = isNarrow(root) ? SLIM : WIDE;
     const highest = Math.max(0.4, chosen.drop_init, chosen.drop_final, ...own.ratios) + 0.05;
+    const [first, second] = place.panels;
+    const keptTitle = `kept patch tokens k(t) of ${data.patchTokens}`;
+    picture.setAttribute("viewBox", `0 0 ${place.width} ${place.height}`);
     picture.replaceChildren(
-      ...panel(48, lines, "ratios", chosen.epochs, highest, "drop ratio d(t)"),
-      ...panel(410, lines, "kept", chosen.epochs, 1.08 * data.patchTokens, `kept patch tokens k(t) of ${data.patchTokens}`),
-      ...legend(lines),
+      ...panel(first, lines, "ratios", chosen.epochs, highest, "drop ratio d(t)"),
+      ...panel(second, lines, "kept", chosen.epochs, 1.08 * data.patchTokens, keptTitle),
+      ...legend(lines, place.legend),
     );
     picture.setAttribute("aria-label", `Drop ratio and kept tokens over the epochs. ${summary.textContent}`);
     picture.dataset.kept = run.kept.join(" ");
@@ -76,11 +82,11 @@ function scheduleExplorer(data, root) {
     copied.textContent = "";
   }
 
-  /** One pair of axes from x = `left`, with a step line for each curve; each spans its own number of epochs. */
-  function panel(left, lines, quantity, epochs, highest, title) {
-    const [width, top, bottom] = [290, 34, 222];
+  /** One pair of axes at a corner, with a step line for each curve; each spans its own number of epochs. */
+  function panel([left, above], lines, quantity, epochs, highest, title) {
+    const [width, top, bottom] = [290, above + 34, above + 222];
     const y = (value) => bottom - ((bottom - top) * value) / highest;
-    const marks = [shape("text", { x: left, y: 18, class: "title" }, title)];
+    const marks = [shape("text", { x: left, y: above + 18, class: "title" }, title)];
     for (const value of ticks(highest)) {
       marks.push(shape("line", { x1: left, x2: left + width, y1: y(value), y2: y(value), class: "grid" }));
       marks.push(shape("text", { x: left - 6, y: y(value) + 4, class: "tick", "text-anchor": "end" }, label(value)));
@@ -108,12 +114,14 @@ function scheduleExplorer(data, root) {
     return marks;
   }
 
-  function legend(lines) {
-    const at = [48, 330, 500];
-    return lines.flatMap((line, number) => [
-      shape("path", { d: `M${at[number]} 261h26`, class: `curve ${line.class}` }),
-      shape("text", { x: at[number] + 32, y: 265, class: "tick" }, line.label),
-    ]);
+  function legend(lines, places) {
+    return lines.flatMap((line, number) => {
+      const [x, y] = places[number];
+      return [
+        shape("path", { d: `M${x} ${y}h26`, class: `curve ${line.class}` }),
+        shape("text", { x: x + 32, y: y + 4, class: "tick" }, line.label),
+      ];
+    });
   }
 
   /** Round values from 0 up to `highest`, about five of them. */
@@ -155,4 +163,5 @@ function scheduleExplorer(data, root) {
   }
 
   timed(draw);
+  followWidth(root, () => timed(draw));
 }
