@@ -21,7 +21,8 @@ class EpochRecord:
     clean_train_accuracy: un-augmented training images, evaluation mode, headline weights: the only training figure
     that can be set against test accuracy. test_*: raw weights; ema_test_*: averaged weights, NaN without averaging.
     lr: learning rate of the epoch's last step. train_seconds excludes evaluation; data_seconds is the part of it in
-    which the host waited for batches or, where the device makes them, gave it the orders.
+    which the host waited for batches or, where the device makes them, gave it the orders. compile_seconds, which is no
+    part of it: for compiling the step and recording CUDA graphs, before the epoch's first step.
     """
 
     epoch: int
@@ -39,6 +40,7 @@ class EpochRecord:
     data_seconds: float
     eval_seconds: float
     images_per_second: float
+    compile_seconds: float = 0.0
 
     @property
     def evaluated(self) -> bool:

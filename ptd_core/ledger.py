@@ -12,15 +12,16 @@ def time_ledger(recipe: Recipe, records: list[EpochRecord]) -> dict:
 
     The counterfactual, `all_tokens_seconds`, is the same run's training with no token dropped: the median time of
     its own epochs that dropped none (without the first, which warms up, where there are others), for every epoch.
-    It and what follows from it are None where every epoch dropped tokens, `data_seconds` where it was not measured.
+    It and what follows from it are None where every epoch dropped tokens, other times where they were not measured.
+    Compiling is no part of training_seconds.
     """
     training = sum(record.train_seconds for record in records)
-    data = sum(record.data_seconds for record in records)
-    measured = not math.isnan(data)
+    data = _measured(sum(record.data_seconds for record in records))
     ledger = {
         "training_seconds": training,
-        "data_seconds": data if measured else None,
-        "step_seconds": training - data if measured else None,
+        "data_seconds": data,
+        "step_seconds": None if data is None else training - data,
+        "compile_seconds": _measured(sum(record.compile_seconds for record in records)),
         "evaluation_seconds": sum(record.eval_seconds for record in records),
         "all_tokens_epochs": 0,
         "all_tokens_seconds": None,
@@ -35,3 +36,7 @@ def time_ledger(recipe: Recipe, records: list[EpochRecord]) -> dict:
         ledger["saved_seconds"] = ledger["all_tokens_seconds"] - training
         ledger["measured_speedup"] = ledger["all_tokens_seconds"] / training
     return ledger
+
+
+def _measured(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else seconds

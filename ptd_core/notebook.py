@@ -87,6 +87,7 @@ def time_saved(run: Run) -> Markdown:
         "training steps": _seconds(ledger["step_seconds"]),
         "augmentation": _seconds(ledger["data_seconds"]),
         "evaluation": _seconds(ledger["evaluation_seconds"]),
+        "compiling and recording": _seconds(ledger["compile_seconds"]),
         f"the training, had no epoch dropped tokens (from {ledger['all_tokens_epochs']} that did not)": _seconds(
             ledger["all_tokens_seconds"]
         ),

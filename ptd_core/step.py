@@ -12,6 +12,8 @@ from ptd_core.mixing import mix, mixed_cross_entropy
 from ptd_core.ranks import Ranks
 from ptd_core.recipe import Recipe
 
+PREPARING_STEPS = 3  # with CUDA graphs the first warms up, the second is recorded, the third replays
+
 
 class TrainingStep:
     """The step of a recipe on a model that is in training mode. Nothing in it waits for the device.
@@ -47,6 +49,19 @@ class TrainingStep:
         self.update()
         loss, correct = self.ranks.sum(torch.stack([loss.detach() / self.ranks.size, correct])).unbind()
         return loss, correct
+
+    def prepare(self, images: Tensor, labels: Tensor, keep: int, weight: Tensor | None) -> None:
+        """Let a compiled step compile, and record its CUDA graph, on inputs like these: no call of it will have to.
+
+        Weights, statistics of batch norm and the optimizer stay as they are; random generators move on.
+        """
+        statistics = [buffer.clone() for buffer in self.model.buffers()]
+        for _ in range(PREPARING_STEPS):
+            loss, _ = self.forward(images, labels, keep, weight)
+            self.backward(loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        for buffer, before in zip(self.model.buffers(), statistics):
+            buffer.copy_(before)
 
     def forward(self, images: Tensor, labels: Tensor, keep: int, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean loss and correct answers, both (), of this process's rows."""

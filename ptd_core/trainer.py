@@ -96,6 +96,7 @@ class Trainer:
         self.next_epoch = 0
         self.partial: PartialEpoch | None = None
         self._may_stop: MayStop = lambda: None
+        self._prepared: set[int] = set()  # numbers of kept tokens for which the step is compiled
 
     @property
     def headline(self) -> nn.Module:
@@ -180,6 +181,7 @@ class Trainer:
         keep = recipe.schedule.kept(epoch, recipe.patch_tokens)
         if self.partial is None:
             self.partial = PartialEpoch.begin(self.steps_per_epoch, self.device)
+        compile_seconds = self._prepare(keep)
         synchronize(self.device)
         start = time.perf_counter() - self.partial.seconds
         loss, accuracy, lr = self._train(epoch, keep, on_step)
@@ -197,8 +199,23 @@ class Trainer:
             data_seconds=self.partial.data_seconds,
             eval_seconds=time.perf_counter() - start,
             images_per_second=self.steps_per_epoch * recipe.batch_size / train_seconds,
+            compile_seconds=compile_seconds,
             **evaluation,
         )
+
+    def _prepare(self, keep: int) -> float:
+        """Seconds for compiling, and recording, the step with so many tokens; 0 where nothing is compiled."""
+        if self.path.compilation == "off" or keep in self._prepared:
+            return 0.0
+        start = time.perf_counter()
+        size, side = self.recipe.batch_size, self.recipe.image_size
+        images = torch.zeros(size, 3, side, side, device=self.device)
+        labels = torch.zeros(size, dtype=torch.long, device=self.device)
+        self.model.train()
+        self.step.prepare(images, labels, keep, images[0, 0] if self.recipe.mixes else None)
+        synchronize(self.device)
+        self._prepared.add(keep)
+        return time.perf_counter() - start
 
     def _train(self, epoch: int, keep: int, on_step: OnStep | None) -> tuple[float, float, float]:
         recipe, steps, partial = self.recipe, self.steps_per_epoch, self.partial

@@ -40,7 +40,7 @@ class Lines(Progress):
         self.said.append(text)
 
 
-CLOCKS = ("train_seconds", "data_seconds", "eval_seconds", "images_per_second")
+CLOCKS = ("train_seconds", "data_seconds", "eval_seconds", "images_per_second", "compile_seconds")
 
 
 def without_clocks(records):

@@ -1,5 +1,6 @@
 """The fast path gives the slow path's numbers, and compiles few graphs over a whole curriculum."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import equal
 
 from ptd_core.fast_path import FastPath, cpu_multiplies_bf16
 from ptd_core.history import EpochRecord
@@ -154,7 +156,22 @@ def test_a_compiled_run_equals_an_eager_one(tiny, tiny_shapes):
         assert compiled.train_loss == pytest.approx(eager.train_loss, rel=1e-4)
         assert compiled.kept_tokens == eager.kept_tokens
     assert len({record.kept_tokens for record in runs[0]}) == 3
+    assert [record.compile_seconds for record in runs[0]] == [0.0] * 3
+    assert all(record.compile_seconds > 0 for record in runs[1])  # each epoch has its own number of tokens
     assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+
+
+def test_preparing_a_step_leaves_no_trace(tiny, tiny_shapes):
+    trainer = Trainer(tiny(), tiny_shapes)
+    trainer.model.train()
+    batch = torch.rand(32, 3, 16, 16), torch.zeros(32, dtype=torch.long)
+    trainer.step(*batch, 40, None)  # an optimizer with a state
+    before = copy.deepcopy(trainer.state_dict())
+    trainer.step.prepare(*batch, 40, torch.rand(16, 16))
+    assert equal(trainer.state_dict(), before)
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+    trainer.step(*batch, 40, None)
+    assert not equal(trainer.state_dict(), before)  # the comparison sees a step
 
 
 def test_ledger_sets_saved_time_against_the_runs_own_epochs_with_all_tokens():
@@ -168,6 +185,7 @@ def test_ledger_sets_saved_time_against_the_runs_own_epochs_with_all_tokens():
     assert ledger["saved_seconds"] == 5 * 4.25 - 22.5
     assert ledger["measured_speedup"] == 5 * 4.25 / 22.5
     assert (ledger["data_seconds"], ledger["step_seconds"], ledger["evaluation_seconds"]) == (5.0, 17.5, 5.0)
+    assert ledger["compile_seconds"] == 5.0 and ledger["training_seconds"] == 22.5
     assert time_ledger(recipe, records[3:])["saved_seconds"] is None
 
 

@@ -164,7 +164,7 @@ def test_estimate_and_description_are_said_before_training(tiny):
     progress = Lines()
     execute(tiny(subset=640), progress)
     text = "\n".join(progress.said)
-    for words in ("640 training", "64 patch tokens", "GFLOP an image", "threads", "estimate"):
+    for words in ("640 training", "64 patch tokens", "GFLOP an image", "1 thread,", "estimate"):
         assert words in text
     assert text.index("estimate") < text.index("epoch   1/3")
 
