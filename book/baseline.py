@@ -15,8 +15,9 @@
 # This chapter builds the network from its parts, trains it, and looks at what its class token attends to. The other
 # chapter, `ptd`, trains the same network with fewer tokens.
 #
-# Run all cells as they are: a small model learns generated shapes in about three minutes on two CPU cores. To run
-# it on CIFAR-100, or at the published size, hand it one of the files in `parameters/`:
+# Run all cells as they are: a small model learns generated shapes in minutes on two CPU cores; after its first steps
+# the training says in how many. To run it on CIFAR-100, or at the published size, hand it one of the files in
+# `parameters/`:
 #
 # ```
 # papermill book/baseline.ipynb out.ipynb -f parameters/baseline_small.yaml -p data_dir PATH_TO_CIFAR100

@@ -22,8 +22,9 @@
 # was gained. The other chapter, `baseline`, trains the same network with all tokens, and explains its parts to those
 # who know convolutional networks but no transformers: patch tokens, the class token, attention, the block.
 #
-# Run all cells as they are: a small model learns generated shapes in about three minutes on two CPU cores. To run
-# it on CIFAR-100, or at the published size, hand it one of the files in `parameters/`:
+# Run all cells as they are: a small model learns generated shapes in minutes on two CPU cores; after its first steps
+# the training says in how many. To run it on CIFAR-100, or at the published size, hand it one of the files in
+# `parameters/`:
 #
 # ```
 # papermill book/ptd.ipynb out.ipynb -f parameters/ptd_aug_small.yaml -p data_dir PATH_TO_CIFAR100

@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 
 import nbformat
+import ziamath
 from jinja2 import pass_context
-from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
@@ -22,6 +22,7 @@ from ptd_core.errors import OutputError, PTDError
 
 CHAPTERS = ("baseline", "ptd")
 STYLE = Path(__file__).parent / "pages" / "site.css"
+ziamath.config.svg2 = False  # each drawing with its own letters: shared ones have names that equations would share
 BOOK_TITLE = "Progressive Token Drop: a book that runs"
 
 
@@ -36,13 +37,20 @@ class Page:
 
 
 class _Renderer(IPythonRenderer):
-    """Equations as MathML, which browsers draw themselves: MathJax would have to be fetched."""
+    """Equations as drawings: MathJax would have to be fetched, and few machines have a font for browsers' MathML."""
 
     def block_math(self, body: str) -> str:
-        return convert(body, display="block")
+        return f'<div class="equation">{equation(body, 19)}</div>'
 
     def inline_math(self, body: str) -> str:
-        return convert(body)
+        return equation(body, 16, inline=True)
+
+
+def equation(latex: str, size: float, inline: bool = False) -> str:
+    """An equation as SVG, its letters `size` pixels high and standing on the line of the text around it."""
+    drawn = ziamath.Latex(latex, size=size, color="#222222", inline=inline)
+    place = f'role="img" aria-label="{escape(latex)}" style="vertical-align: {drawn.getyofst():.2f}px"'
+    return drawn.svg().replace("<svg ", f"<svg {place} ", 1)
 
 
 class _Exporter(HTMLExporter):
