@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ptd_core.errors import SweepError
+from ptd_core.errors import RecipeError, SweepError
 from ptd_core.folders import Folders
+from ptd_core.parameter_file import read_parameters
 from ptd_core.recipe import Recipe
 
 FACTORS = sorted(set(Recipe().essence()) - {"seed"})  # what decides a result; a sweep varies nothing else
@@ -102,11 +102,9 @@ def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
 
 def _read(path: Path) -> _SweepFile:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SweepError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise SweepError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+        values = read_parameters(path)
+    except RecipeError as error:
+        raise SweepError(str(error)) from None
     try:
         content = _SweepFile.model_validate(values)
     except ValidationError as error:
@@ -122,8 +120,6 @@ def _read(path: Path) -> _SweepFile:
 def _explain(item: dict) -> str:
     """What pydantic found at one place of a sweep file, in the words of the file."""
     known = "; ".join(f"{name}: {field.description}" for name, field in _SweepFile.model_fields.items())
-    if not item["loc"]:
-        return f"expected the lines {known}; got {item['input']!r}"
     name = str(item["loc"][0])
     if name not in _SweepFile.model_fields:
         return f"{name} is not a line of a sweep file; known are {known}"

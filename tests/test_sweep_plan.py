@@ -70,8 +70,8 @@ def test_command_line_replaces_fixed_replaces_base(sweep, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "expected the lines base"),
-        ("[1, 2]", "expected the lines base"),
+        ("", "base must be a parameter file or a list of them; got nothing"),
+        ("[1, 2]", "expected lines of the form `name: value`, got seq"),
         ("base: {", "is not valid YAML"),
         ("{seeds: [0]}", "base must be a parameter file or a list of them; got nothing"),
         ("{base: plain.yaml}", "seeds must be a list of integers, such as [0, 1, 2]; got nothing"),
@@ -80,6 +80,7 @@ def test_command_line_replaces_fixed_replaces_base(sweep, tmp_path, monkeypatch)
         ("{base: [], seeds: [0]}", "base must be"),
         ("{base: plain.yaml, seeds: [0], factor: {lr: [1]}}", "factor is not a line of a sweep file; known are base"),
         ("{base: plain.yaml, seeds: [0], factors: {lr: 0.1}}", "factors must be parameter: [value, ...] lines"),
+        ("{base: plain.yaml, seeds: [0], seeds: [1]}", "seeds is given twice"),
         ("{base: plain.yaml, seeds: [0], factors: {lr: []}}", "factor lr lists no value"),
         ("{base: plain.yaml, seeds: [0], factors: {drop_finl: [0]}}", "cannot be a factor; did you mean drop_final?"),
         ("{base: plain.yaml, seeds: [0], factors: {seed: [0]}}", "seeds have a line of their own"),
