@@ -4,18 +4,17 @@ Notebooks, YAML files and the command line all end here. Values are checked stri
 a refusal names the parameter, what came and what is allowed.
 """
 
-import difflib
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import annotated_types
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from ptd_core.errors import RecipeError
 from ptd_core.parameter_file import read_parameters
+from ptd_core.refusals import explain
 from ptd_core.schedule import DropSchedule
 
 _PLACE = {"place": True}  # says where a run reads, writes and computes; not what it computes
@@ -201,7 +200,7 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise RecipeError(_explain(error, source)) from None
+            raise RecipeError(explain(error, source, cls.model_fields)) from None
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: list[str] = ()) -> "Recipe":
@@ -230,67 +229,6 @@ class Recipe(BaseModel):
             except ValidationError:
                 values[name] = value  # left as text: the strict check that follows explains it
         return values
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    """One message for all that pydantic found: parameter, what came, what is allowed."""
-    lines = []
-    for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, Recipe.model_fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(Recipe.model_fields)}"
-            lines.append(f"{name} = {_short(item['input'])} is not a parameter; {hint}")
-        elif name in Recipe.model_fields:
-            lines.append(
-                f"{name} must be {allowed(name)}; got {_short(item['input'])}" + _yaml_hint(name, item["input"])
-            )
-        else:  # from _consistent
-            lines.append(item["msg"].removeprefix("Value error, "))
-    return f"{source}: " + "\n  ".join(lines)
-
-
-def allowed(name: str) -> str:
-    """What a parameter may be, in words: type, choices, bounds."""
-    field = Recipe.model_fields[name]
-    choices = get_args(field.annotation)
-    if choices:
-        return "one of " + ", ".join(map(repr, choices))
-    words = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[field.annotation]
-    phrases = {
-        annotated_types.Ge: ("at least", "ge"),
-        annotated_types.Gt: ("above", "gt"),
-        annotated_types.Le: ("at most", "le"),
-        annotated_types.Lt: ("below", "lt"),
-    }
-    bounds = []
-    for mark in field.metadata:
-        if type(mark) in phrases:
-            phrase, attribute = phrases[type(mark)]
-            bounds.append(f"{phrase} {getattr(mark, attribute)}")
-        elif getattr(mark, "pattern", None):
-            bounds.append(f"matching {mark.pattern}")
-        elif isinstance(mark, annotated_types.MinLen):
-            bounds.append("not empty")
-    return " ".join([words, " and ".join(bounds)]).strip() + f" ({field.description})"
-
-
-def _yaml_hint(name: str, value: Any) -> str:
-    """YAML 1.1 reads 4e-4 as text; say how to write it."""
-    if Recipe.model_fields[name].annotation is float and isinstance(value, str):
-        try:
-            return f" (text; in YAML write {float(value)!r} with a decimal point, such as 4.0e-4)"
-        except ValueError:
-            pass
-    return ""
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python prints no integer of more than 4,300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def parameters_cell(**defaults) -> str:
