@@ -10,6 +10,7 @@ from timm.layers import DropPath, Mlp
 from timm.models import register_model
 from torch import Tensor, nn
 
+from ptd_core.dropout import Dropout
 from ptd_core.saliency import class_attention, gather_tokens, kept_tokens, patch_scores
 
 ATTENTION_KERNELS = ("fused", "explicit")
@@ -50,7 +51,7 @@ class Attention(nn.Module):
         self.kernel = kernel
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
         self.proj = nn.Linear(embed_dim, embed_dim)
-        self.proj_drop = nn.Dropout(dropout)
+        self.proj_drop = Dropout(dropout)
 
     def forward(self, x_BTE: Tensor, keep: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Attention output for all tokens and None, or for the kept ones (B, K, E) and their indices (B, K)."""
@@ -98,7 +99,8 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dim)
         self.attn = Attention(embed_dim, num_heads, qkv_bias, dropout, kernel)
         self.norm2 = nn.LayerNorm(embed_dim)
-        self.mlp = Mlp(embed_dim, int(mlp_ratio * embed_dim), drop=dropout)
+        self.mlp = Mlp(embed_dim, int(mlp_ratio * embed_dim))
+        self.mlp.drop1, self.mlp.drop2 = Dropout(dropout), Dropout(dropout)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x_BTE: Tensor, keep: int | None = None) -> Tensor:
@@ -147,7 +149,7 @@ class HybridViT(nn.Module):
         self.stem = ConvStem(stem_width, embed_dim, stem_stride)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.patch_tokens, embed_dim))
-        self.pos_drop = nn.Dropout(drop_rate)
+        self.pos_drop = Dropout(drop_rate)
         drop_paths = torch.linspace(0, drop_path_rate, depth).tolist()
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, rate, attention) for rate in drop_paths
