@@ -1,7 +1,7 @@
 """Dropout that does not hold up a CPU.
 
-There PyTorch draws a number for every value, which takes longer than all other work of a training step; here one
-draw of 64 bits serves four values.
+There PyTorch draws a number for every value, and a training step with dropout spends much of its time on that; here
+one draw of 64 bits serves four values.
 """
 
 import torch
