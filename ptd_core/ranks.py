@@ -83,7 +83,7 @@ class Ranks:
             return model
         # Batch-norm statistics are those of the whole batch already; there is nothing to broadcast.
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # not in torch 2.8
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # by newer torch
             return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def global_batch_norm(self, model: nn.Module) -> nn.Module:
