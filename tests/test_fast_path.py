@@ -131,18 +131,17 @@ def faults():
         torch.ones(64 * 2**20 // 4)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-print(faults(), keep_freed_memory(), faults())
+print(faults(), keep_freed_memory(), faults(), faults())
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
 def test_freed_memory_is_used_again():
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    before, kept, after = done.stdout.split()
+    before, kept, _, after = done.stdout.split()  # the first round after it still fetches memory, which it then keeps
     if kept == "False":
         pytest.skip("this C library has no mallopt")
-    # A few of the ten may still be fresh: small blocks settle in the first holes.
-    assert int(after) < int(before) / 2
+    assert int(before) > 10_000 and int(after) < int(before) / 100
 
 
 @pytest.mark.slow
