@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ptd_core.errors import OutputError, PTDError
-from ptd_core.figures import BLUE, ORANGE, RED, new_figure, styled
+from ptd_core.figures import BLUE, ORANGE, RED, new_figure, save_figure, styled
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         cells = read_cells(options.folders)
+        if options.figure:
+            save_figure(comparison_figure(cells), options.figure)
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     print(table(cells))
-    if options.figure:
-        comparison_figure(cells).savefig(options.figure)
     return 0
 
 

@@ -35,7 +35,7 @@ class FastPath:
         if attention == "auto":
             attention = "explicit" if (device.type, precision) == ("cpu", "bf16") else "fused"
         if compilation == "auto":
-            # On a CPU compiling takes minutes and gains nothing that could be measured.
+            # On a CPU a step gains too little to be worth compiling (figures/bench, section paths).
             compilation = "cudagraphs" if device.type == "cuda" else "off"
         return cls(precision, attention, device.type != "mps", compilation)
 

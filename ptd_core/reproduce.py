@@ -49,10 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def finished(result: Path) -> bool:
     """Whether a job has left its whole result: run.json says so of a run; the bench writes its sections one by one."""
-    if not result.exists():
-        return False
-    content = json.loads(result.read_text())
-    return content["finished"]
+    return result.exists() and json.loads(result.read_text())["finished"]
 
 
 def run_until(command: list[str], end: float) -> int:

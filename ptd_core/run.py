@@ -71,7 +71,8 @@ def execute(
     with folders.locked():
         checkpoints = Checkpoints(folders.state)
         found = checkpoints.load(progress.say)
-        _refuse_other_runs(recipe, folders, found)
+        info = read_info(folders.figures)
+        _refuse_other_runs(recipe, folders, info, found)
         dataset = dataset or load_recipe(recipe)
         ranks.share(found and found.trainer)
         trainer = Trainer(recipe, dataset, ranks)
@@ -79,7 +80,6 @@ def execute(
         records = _take_up(found, trainer, checkpoints)
         for line in [*describe(recipe, dataset, trainer), *_standing(recipe, trainer, found)]:
             progress.say(line)
-        info = read_info(folders.figures)
         if trainer.next_epoch < recipe.epochs or info is None or not info["finished"]:
             with Interrupt() as interrupt:
                 _train(recipe, trainer, records, folders, checkpoints, progress, interrupt)
@@ -244,9 +244,8 @@ def _position(trainer: Trainer) -> str:
     return f"epoch {trainer.next_epoch}, step {trainer.partial.step} of {trainer.steps_per_epoch} (counted from 0)"
 
 
-def _refuse_other_runs(recipe: Recipe, folders: Folders, found: Checkpoint | None) -> None:
+def _refuse_other_runs(recipe: Recipe, folders: Folders, info: dict | None, found: Checkpoint | None) -> None:
     """Nothing that another recipe left is overwritten."""
-    info = read_info(folders.figures)
     if info is not None:
         refuse_other_recipe(recipe, info["recipe"], folders.figures)
     if found is not None:

@@ -148,13 +148,14 @@ def _planned(
 ) -> PlannedRun:
     """Values in order of precedence: base, then fixed, then the command line, then factors and seed."""
     base_path = path.parent / base
-    values = Recipe.from_yaml(base_path).model_dump() | fixed
+    base_recipe = Recipe.from_yaml(base_path)
+    values = base_recipe.model_dump() | fixed
     if overrides:
         given = Recipe.from_yaml(base_path, overrides)
         values |= {name: getattr(given, name) for name in (text.partition("=")[0] for text in overrides)}
     values |= {**levels, "seed": seed, "run": ""}
     recipe = Recipe.from_values(values, source=f"{path}: {base} with {_listed({**levels, 'seed': seed})}")
-    stem = Recipe.from_yaml(base_path).run or base_path.stem
+    stem = base_recipe.run or base_path.stem
     levels = {name: getattr(recipe, name) for name in levels}  # as checked: 0 has become 0.0
     cell = "_".join([stem, *(f"{name}{value}" for name, value in levels.items())])
     return PlannedRun(cell, levels, _placed(path, {**recipe.model_dump(), "run": f"{cell}_seed{seed}"}))

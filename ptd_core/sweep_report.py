@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 from ptd_core.compare import Cell, comparison_figure
+from ptd_core.figures import save_figure
 from ptd_core.files import write_atomically
 from ptd_core.sweep_plan import Plan, PlannedRun
 
@@ -29,9 +30,7 @@ def leave(plan: Plan, infos: dict[str, dict]) -> Path:
     write_atomically(folder / "runs.csv", _csv([_run_row(run, infos[run.name]) for run in done]))
     levels = {run.cell: run.levels for run in done}
     write_atomically(folder / "cells.csv", _csv([_cell_row(cell, levels[cell.name]) for cell in cells(plan, infos)]))
-    picture = io.BytesIO()
-    comparison_figure(cells(plan, infos)).savefig(picture, format="png")
-    write_atomically(folder / "cells.png", picture.getvalue())
+    save_figure(comparison_figure(cells(plan, infos)), folder / "cells.png")
     return folder
 
 

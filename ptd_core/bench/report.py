@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ptd_core.figures import BLUE, GREY, ORANGE, new_figure, styled
+from ptd_core.figures import BLUE, GREY, ORANGE, new_figure, save_figure, styled
 from ptd_core.files import write_atomically
 
 _COLUMNS = {  # heading and format, in the order of a table
@@ -43,7 +43,7 @@ def write_report(folder: Path, report: dict) -> None:
     write_atomically(folder / "bench.json", (json.dumps(report, indent=1) + "\n").encode())
     figure = bench_figure(report)
     if figure is not None:
-        figure.savefig(folder / "bench.png")
+        save_figure(figure, folder / "bench.png")
 
 
 @styled
