@@ -25,7 +25,7 @@
 
 # %%
 # %matplotlib inline
-from ptd_core import notebook
+from ptd_core.chapter import notebook
 
 before = notebook.names(globals())
 
@@ -108,8 +108,8 @@ print(f"{recipe.run_name}: {recipe.dataset}, {recipe.epochs} epochs, {recipe.pat
 # What is to be told apart? The first training images, with the names of their classes:
 
 # %%
-from ptd_core.data import load_recipe
-from ptd_core.maps import sample_figure
+from ptd_core.data.load import load_recipe
+from ptd_core.views.maps import sample_figure
 
 dataset = load_recipe(recipe)
 sample_figure(dataset, dataset.train)
@@ -119,7 +119,7 @@ sample_figure(dataset, dataset.train)
 # and mixed, so that no epoch shows the same picture twice. The first images of epoch 0, as the network sees them:
 
 # %%
-from ptd_core.dataset import Split
+from ptd_core.data.dataset import Split
 from ptd_core.trainer import Trainer
 
 trainer = Trainer(recipe, dataset)
@@ -169,7 +169,7 @@ notebook.show_code(Block.forward)
 # that each step works on; the right half, a block that keeps half of them, is what the other chapter adds:
 
 # %%
-from ptd_core.diagram import block_figure
+from ptd_core.views.diagram import block_figure
 
 block_figure(recipe.patch_tokens, max(1, recipe.patch_tokens // 2))
 
@@ -205,7 +205,7 @@ notebook.results(done)
 # the weights still change; only the one on clean images can be compared with test accuracy.
 
 # %%
-from ptd_core.figures import accuracy_figure, loss_figure, lr_figure
+from ptd_core.views.curves import accuracy_figure, loss_figure, lr_figure
 
 accuracy_figure(done.records, done.stamp)
 
@@ -244,7 +244,7 @@ notebook.saliency(done, block=recipe.depth - 1, keep=recipe.patch_tokens // 2)
 # well.
 
 # %%
-from ptd_core import widgets
+from ptd_core.chapter import widgets
 
 widgets.saliency_explorer(done)
 

@@ -32,7 +32,7 @@
 
 # %%
 # %matplotlib inline
-from ptd_core import notebook
+from ptd_core.chapter import notebook
 
 before = notebook.names(globals())
 
@@ -118,7 +118,7 @@ notebook.show_code(DropSchedule._exact, DropSchedule.kept)
 # $\lfloor(1 - 0.9) \cdot 100\rfloor$ is 9, and a token would be lost to rounding.
 
 # %%
-from ptd_core.figures import drop_figure
+from ptd_core.views.curves import drop_figure
 
 drop_figure(recipe.schedule, recipe.epochs, recipe.patch_tokens)
 
@@ -129,8 +129,8 @@ drop_figure(recipe.schedule, recipe.epochs, recipe.patch_tokens)
 # much faster it could get at best; the button gives the settings as a file for papermill's `-f`.
 
 # %%
-from ptd_core import widgets
-from ptd_core.data import load_recipe
+from ptd_core.chapter import widgets
+from ptd_core.data.load import load_recipe
 
 dataset = load_recipe(recipe)
 widgets.drop_explorer(recipe, len(dataset.classes))
@@ -141,7 +141,7 @@ widgets.drop_explorer(recipe, len(dataset.classes))
 # What is there to be dropped? The first training images, with the names of their classes:
 
 # %%
-from ptd_core.maps import sample_figure
+from ptd_core.views.maps import sample_figure
 
 sample_figure(dataset, dataset.train)
 
@@ -184,7 +184,7 @@ notebook.show_code(saliency.class_attention, saliency.patch_scores, saliency.kep
 # last epoch of this run's training.
 
 # %%
-from ptd_core.diagram import block_figure
+from ptd_core.views.diagram import block_figure
 
 block_figure(recipe.patch_tokens, recipe.schedule.kept(recipe.epochs - 1, recipe.patch_tokens))
 
@@ -251,7 +251,7 @@ notebook.time_saved(done)
 # perhaps mixed images, while the weights still change; only the one on clean images can be compared with test accuracy.
 
 # %%
-from ptd_core.figures import accuracy_figure, loss_figure, lr_figure
+from ptd_core.views.curves import accuracy_figure, loss_figure, lr_figure
 
 accuracy_figure(done.records, done.stamp)
 
@@ -310,7 +310,7 @@ widgets.saliency_explorer(done)
 # %% [markdown]
 # With a live kernel, an image file of your own can be asked the same: add a cell with `widgets.own_image(done)`. Other
 # runs of the same shape join the comparison by name: `widgets.saliency_explorer(done, {"baseline":
-# load_model("baseline_small")})` with `from ptd_core.load import load_model`.
+# load_model("baseline_small")})` with `from ptd_core.run import load_model`.
 
 # %% [markdown]
 # ## Beside the claims

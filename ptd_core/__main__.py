@@ -8,7 +8,7 @@ import signal
 import sys
 
 from ptd_core.errors import PTDError
-from ptd_core.ranks import Ranks
+from ptd_core.machine.ranks import Ranks
 from ptd_core.recipe import Recipe
 from ptd_core.run import execute, follow
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ptd_core.errors import OutputError, PTDError
-from ptd_core.figures import BLUE, ORANGE, RED, new_figure, save_figure, styled
+from ptd_core.views.style import BLUE, ORANGE, RED, new_figure, save_figure, styled
 
 
 @dataclass(frozen=True)

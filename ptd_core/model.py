@@ -10,7 +10,7 @@ from timm.layers import DropPath, Mlp
 from timm.models import register_model
 from torch import Tensor, nn
 
-from ptd_core.dropout import Dropout
+from ptd_core.machine.dropout import Dropout
 from ptd_core.saliency import class_attention, gather_tokens, kept_tokens, patch_scores
 
 ATTENTION_KERNELS = ("fused", "explicit")

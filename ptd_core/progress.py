@@ -5,7 +5,7 @@ import sys
 
 from tqdm.auto import tqdm
 
-from ptd_core.history import EpochRecord
+from ptd_core.records.history import EpochRecord
 
 
 def somebody_watches() -> bool:

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import PydanticUndefined
 
 from ptd_core.errors import RecipeError
-from ptd_core.parameter_file import read_parameters
-from ptd_core.refusals import explain
+from ptd_core.parameters import explain, read_parameters
 from ptd_core.schedule import DropSchedule
 
 _PLACE = {"place": True}  # says where a run reads, writes and computes; not what it computes

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from ptd_core.dataset import PROJECT_ROOT
+from ptd_core.paths import PROJECT_ROOT
 
 RECIPES = ("ptd_aug", "baseline_aug", "baseline", "ptd")
 GO_ON = 75  # EX_TEMPFAIL of sysexits.h: try again

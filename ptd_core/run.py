@@ -7,24 +7,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
+from safetensors import SafetensorError
 from torch import nn
 
-from ptd_core import history
-from ptd_core.checkpoint import Checkpoint, Checkpoints
 from ptd_core.cost import cost, run_training_cost
-from ptd_core.data import load_recipe
-from ptd_core.dataset import Dataset
-from ptd_core.device import describe_device, resolve_device, synchronize
+from ptd_core.data.dataset import Dataset
+from ptd_core.data.load import load_recipe
 from ptd_core.errors import OutputError, TrainingError
-from ptd_core.folders import Folders
-from ptd_core.history import EpochRecord
-from ptd_core.interrupt import Interrupt, Stopped
+from ptd_core.machine.device import describe_device, resolve_device, synchronize
+from ptd_core.machine.interrupt import Interrupt, Stopped
+from ptd_core.machine.ranks import Ranks
+from ptd_core.model import HybridViT
 from ptd_core.progress import Progress, duration
-from ptd_core.ranks import Ranks
 from ptd_core.recipe import Recipe
-from ptd_core.results import leave, read_info, refuse_other_recipe, run_info, stamp_line
-from ptd_core.stamp import stamp
-from ptd_core.trainer import Trainer
+from ptd_core.records import history
+from ptd_core.records.checkpoint import Checkpoint, Checkpoints
+from ptd_core.records.folders import Folders
+from ptd_core.records.history import EpochRecord
+from ptd_core.records.run_record import leave, read_info, refuse_other_recipe, run_info, stamp_line
+from ptd_core.records.stamp import stamp
+from ptd_core.trainer import Trainer, build_model
 
 STOP_AGREED_EVERY = 16  # steps of several CUDA devices, which should not wait for each other's hosts at every one
 ESTIMATE_AFTER = (3, 8)  # steps between which the first estimate is timed: the first ones warm caches
@@ -100,6 +103,29 @@ def follow(recipe: Recipe, ranks: Ranks) -> None:
     with Interrupt() as interrupt:
         for _ in trainer.epochs(may_stop=together(interrupt, trainer)):
             pass
+
+
+def load_model(run: str, out_dir: str = "") -> HybridViT:
+    """The headline weights of the run of that name, in evaluation mode, on the CPU.
+
+    out_dir: the folder that holds the run's figures/ and runs/; by default the project's own.
+    Raises RecipeError for a name that no run can have, OutputError if the run or its weights are not there, or are
+    damaged.
+    """
+    folders = Folders.of(Recipe.from_values({"run": run, "out_dir": out_dir}, source="load_model"))
+    info = read_info(folders.figures)
+    if info is None:
+        raise OutputError(f"{folders.figures}: holds no run")
+    file = Checkpoints(folders.state).weights
+    try:
+        weights = safetensors.torch.load_file(file)
+        model = build_model(
+            Recipe.from_values(info["recipe"], source=str(folders.figures)), len(weights["head.weight"])
+        )
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise OutputError(f"{file}: cannot be read as the weights of {run} ({error})") from None
+    return model.eval()
 
 
 def together(interrupt: Interrupt, trainer: Trainer) -> Callable[[], None]:

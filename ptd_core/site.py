@@ -17,11 +17,11 @@ from jinja2 import pass_context
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-from ptd_core.dataset import PROJECT_ROOT
 from ptd_core.errors import OutputError, PTDError
+from ptd_core.paths import PROJECT_ROOT
 
 CHAPTERS = ("baseline", "ptd")
-STYLE = Path(__file__).parent / "pages" / "site.css"
+STYLE = Path(__file__).parent / "views" / "pages" / "site.css"
 ziamath.config.svg2 = False  # each drawing with its own letters: shared ones have names that equations would share
 BOOK_TITLE = "Progressive Token Drop: a book that runs"
 

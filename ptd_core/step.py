@@ -1,15 +1,16 @@
-"""One training step: mix, forward, loss, backward, clip, update."""
+"""One training step (mix, forward, loss, backward, clip, update), and the moving average of weights after it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ptd_core.fast_path import FastPath
-from ptd_core.mixing import mix, mixed_cross_entropy
-from ptd_core.ranks import Ranks
+from ptd_core.data.mixing import mix, mixed_cross_entropy
+from ptd_core.machine.fast_path import FastPath
+from ptd_core.machine.ranks import Ranks
 from ptd_core.recipe import Recipe
 
 PREPARING_STEPS = 3  # with CUDA graphs the first warms up, the second is recorded, the third replays
@@ -89,3 +90,16 @@ class TrainingStep:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """bf16 products where the precision says so; weights stay in fp32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+class WarmupEma(ModelEmaV3):
+    """timm's averaged model, with decay min(beta, (1 + n) / (10 + n)) at its n-th update, counted from 0.
+
+    Without warm-up a decay of 0.9999 would take tens of epochs to forget the random initialisation. Batch-norm
+    statistics are averaged as the weights are; integer buffers are copied. `update(model, step=n)` after each step.
+    """
+
+    def get_decay(self, step: int | None = None) -> float:
+        if step is None:
+            raise ValueError("WarmupEma.update needs step, the number of updates before this one")
+        return min(self.decay, (1 + step) / (10 + step))

@@ -8,22 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptd_core.augment import Augmentation, augment_epoch
 from ptd_core.cost import cost
-from ptd_core.dataset import Dataset, Split
-from ptd_core.device import check_mps_linear, synchronize
-from ptd_core.ema import WarmupEma
+from ptd_core.data.augment import Augmentation, augment_epoch
+from ptd_core.data.dataset import Dataset, Split
+from ptd_core.data.mixing import mixing_weights
 from ptd_core.errors import DataError, TrainingError
-from ptd_core.fast_path import FastPath, keep_freed_memory
-from ptd_core.history import NAN, EpochRecord
-from ptd_core.mixing import mixing_weights
+from ptd_core.machine.device import check_mps_linear, synchronize
+from ptd_core.machine.fast_path import FastPath, keep_freed_memory
+from ptd_core.machine.randomness import generator, torch_seed
+from ptd_core.machine.ranks import Ranks
 from ptd_core.model import HybridViT
-from ptd_core.partial_epoch import PartialEpoch
-from ptd_core.ranks import Ranks
 from ptd_core.recipe import Recipe
+from ptd_core.records.history import NAN, EpochRecord
+from ptd_core.records.partial_epoch import PartialEpoch
 from ptd_core.schedule import learning_rate
-from ptd_core.seeding import generator, torch_seed
-from ptd_core.step import TrainingStep, autocast
+from ptd_core.step import TrainingStep, WarmupEma, autocast
 
 # Images augmented at once: many, for the bucketed operations; on the CPU fewer, where fresh memory costs most.
 AUGMENTED_AT_ONCE = {"cpu": 2048, "cuda": 8192, "mps": 8192}

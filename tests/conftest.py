@@ -9,7 +9,7 @@ import papermill
 import pytest
 import torch
 
-from ptd_core import data
+from ptd_core.data import load as data
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
 

@@ -7,10 +7,10 @@ import signal
 
 import torch
 
-from ptd_core import files
 from ptd_core.errors import OutputError
 from ptd_core.model import HybridViT
 from ptd_core.progress import Progress
+from ptd_core.records import files
 from ptd_core.run import execute
 
 

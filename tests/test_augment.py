@@ -5,9 +5,9 @@ import pytest
 import torch
 from torchvision.transforms import RandomErasing
 
-from ptd_core import augment, randaugment
-from ptd_core.augment import Augmentation, Noise, augment_epoch, crop_and_flip, draw_boxes, erase_boxes
-from ptd_core.seeding import generator
+from ptd_core.data import augment, randaugment
+from ptd_core.data.augment import Augmentation, Noise, augment_epoch, crop_and_flip, draw_boxes, erase_boxes
+from ptd_core.machine.randomness import generator
 
 SIZE = 32
 FULL = Augmentation(crop_padding=4, flip=True, rand_ops=2, rand_magnitude=7, erase=0.5)

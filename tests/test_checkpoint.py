@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 from conftest import Lines, equal, without_clocks
 
-from ptd_core.checkpoint import Checkpoint, Checkpoints, pack, unpack
 from ptd_core.errors import OutputError
-from ptd_core.history import EpochRecord
+from ptd_core.records.checkpoint import Checkpoint, Checkpoints, pack, unpack
+from ptd_core.records.history import EpochRecord
 from ptd_core.run import execute
 from ptd_core.trainer import Trainer, build_model
 

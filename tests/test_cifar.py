@@ -16,8 +16,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from ptd_core import cifar
-from ptd_core.data import load
+from ptd_core.data import cifar
+from ptd_core.data.load import load
 from ptd_core.errors import DataError
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "cifar100"

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ptd_core.cost import cost, run_training_cost
-from ptd_core.dataset import PROJECT_ROOT
+from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.trainer import build_model
 

@@ -14,8 +14,8 @@ from PIL import Image
 from test_cifar import png, write_shard
 
 from ptd_core import __main__ as command_line
-from ptd_core import cifar
-from ptd_core.data import load
+from ptd_core.data import cifar
+from ptd_core.data.load import load
 from ptd_core.errors import DataError
 
 FORMATS = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp"}

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from ptd_core import dataset
-from ptd_core.data import load
-from ptd_core.dataset import balanced_subset, pixel_statistics, resolve_data_dir
+from ptd_core import paths
+from ptd_core.data.dataset import balanced_subset, pixel_statistics
+from ptd_core.data.load import load
 from ptd_core.errors import DataError
+from ptd_core.paths import resolve_data_dir
 
 
 def test_load_shapes_needs_no_folder():
@@ -83,7 +84,7 @@ def test_relative_folder_is_looked_for_here_first_then_in_the_project(tmp_path, 
     project, here = tmp_path / "project", tmp_path / "here"
     (project / "data").mkdir(parents=True)
     here.mkdir()
-    monkeypatch.setattr(dataset, "PROJECT_ROOT", project)
+    monkeypatch.setattr(paths, "PROJECT_ROOT", project)
     monkeypatch.chdir(here)
     assert resolve_data_dir("data") == project / "data"
     assert resolve_data_dir("not/yet") == project / "not/yet"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ptd_core.diagram import STEPS, block_figure
+from ptd_core.views.diagram import STEPS, block_figure
 
 
 def test_boxes_hold_the_counts_of_their_steps():

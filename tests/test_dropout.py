@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ptd_core.dropout import Dropout, keep_weights
+from ptd_core.machine.dropout import Dropout, keep_weights
 from ptd_core.model import HybridViT
 
 

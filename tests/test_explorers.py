@@ -16,15 +16,15 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from ptd_core import widgets
+from ptd_core.chapter import widgets
 from ptd_core.cost import cost, run_training_cost
 from ptd_core.errors import DataError
-from ptd_core.explorers import images_that_fit, newton_terms, schedule_page
-from ptd_core.maps import attention_maps, kept_mask, object_coverage
-from ptd_core.pictures import outline_path, png_address, shrink
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
 from ptd_core.run import execute
+from ptd_core.views.explorers import images_that_fit, newton_terms, schedule_page
+from ptd_core.views.maps import attention_maps, kept_mask, object_coverage
+from ptd_core.views.pictures import outline_path, png_address, shrink
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from conftest import equal
 
-from ptd_core.fast_path import FastPath, cpu_multiplies_bf16
-from ptd_core.history import EpochRecord
-from ptd_core.ledger import time_ledger
-from ptd_core.mixing import mixing_weights
+from ptd_core.data.mixing import mixing_weights
+from ptd_core.machine.fast_path import FastPath, cpu_multiplies_bf16
 from ptd_core.model import HybridViT
 from ptd_core.recipe import Recipe
+from ptd_core.records.history import EpochRecord
+from ptd_core.records.ledger import time_ledger
 from ptd_core.run import execute
 from ptd_core.schedule import DropSchedule, learning_rate
 from ptd_core.trainer import Trainer, build_model
@@ -123,7 +123,7 @@ def test_bf16_stays_near_fp32(tiny, tiny_shapes):
 
 FAULTS = """
 import resource, torch
-from ptd_core.fast_path import keep_freed_memory
+from ptd_core.machine.fast_path import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

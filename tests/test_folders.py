@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Lines
 
-from ptd_core import files, folders
 from ptd_core.errors import OutputError
-from ptd_core.folders import Folders
 from ptd_core.recipe import Recipe
+from ptd_core.records import files, folders
+from ptd_core.records.folders import Folders
 from ptd_core.run import execute
 
 ROOT = Path(__file__).parent.parent
 HOLD = (
-    "import sys, time; from ptd_core.folders import Folders; from ptd_core.recipe import Recipe\n"
+    "import sys, time; from ptd_core.records.folders import Folders; from ptd_core.recipe import Recipe\n"
     "with Folders.of(Recipe(run='tiny', out_dir=sys.argv[1])).locked():\n"
     "    print('held', flush=True); time.sleep(3600)"
 )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ptd_core import image_folder
-from ptd_core.data import load
+from ptd_core.data import image_folder
+from ptd_core.data.load import load
 from ptd_core.errors import DataError
 
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from conftest import TINY, Lines, equal, without_clocks
 
-from ptd_core import history
-from ptd_core.checkpoint import Checkpoints
-from ptd_core.interrupt import Interrupt, Stopped
-from ptd_core.random_state import random_state, set_random_state
+from ptd_core.machine.interrupt import Interrupt, Stopped
+from ptd_core.machine.randomness import random_state, set_random_state
+from ptd_core.records import history
+from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.run import execute
 from ptd_core.trainer import Trainer
 
@@ -209,7 +209,7 @@ def test_stopped_on_cuda_and_gone_on_equals_never_stopped(tiny, tmp_path):
 def test_other_device_or_versions_are_said(tiny, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         execute(tiny(), SignalAt(signal.SIGINT, (1, 2)))
-    monkeypatch.setattr("ptd_core.stamp.describe_device", lambda device: "another machine")
+    monkeypatch.setattr("ptd_core.records.stamp.describe_device", lambda device: "another machine")
     progress = Lines()
     execute(tiny(), progress)
     assert any("now another machine" in line and "rounding" in line for line in progress.said)

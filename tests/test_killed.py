@@ -22,11 +22,11 @@ import papermill
 import pytest
 from conftest import TINY, Lines, equal, without_clocks
 
-from ptd_core import files
-from ptd_core.checkpoint import Checkpoint, Checkpoints, unpack
 from ptd_core.errors import OutputError
-from ptd_core.history import EpochRecord
 from ptd_core.recipe import Recipe
+from ptd_core.records import files
+from ptd_core.records.checkpoint import Checkpoint, Checkpoints, unpack
+from ptd_core.records.history import EpochRecord
 from ptd_core.run import execute
 
 ROOT = Path(__file__).parent.parent

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from ptd_core.dataset import Split
-from ptd_core.figures import accuracy_figure, drop_figure
-from ptd_core.history import NAN, EpochRecord
-from ptd_core.maps import attention_maps, kept_mask, object_coverage, saliency_figure
+from ptd_core.data.dataset import Split
+from ptd_core.records.history import NAN, EpochRecord
 from ptd_core.schedule import DropSchedule
 from ptd_core.trainer import build_model
+from ptd_core.views.curves import accuracy_figure, drop_figure
+from ptd_core.views.maps import attention_maps, kept_mask, object_coverage, saliency_figure
 
 
 def test_attention_maps_are_the_class_tokens_row_without_itself(tiny):

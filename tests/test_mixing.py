@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as nnf
 from torchvision.transforms import v2
 
-from ptd_core.mixing import mix, mixed_cross_entropy, mixing_weights
+from ptd_core.data.mixing import mix, mixed_cross_entropy, mixing_weights
 
 SIZE = 32
 

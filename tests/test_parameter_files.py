@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ptd_core import __main__ as command_line
 from ptd_core.cost import cost
 from ptd_core.errors import RecipeError
-from ptd_core.parameter_file import read_parameters
+from ptd_core.parameters import read_parameters
 from ptd_core.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from ptd_core.history import NAN, EpochRecord
 from ptd_core.progress import Progress, somebody_watches
+from ptd_core.records.history import NAN, EpochRecord
 
 RECORD = EpochRecord(4, 1e-3, 0.1, 41, 2.5, 30.0, 44.0, 2.2, 40.0, 2.1, 42.5, 10.0, 0.5, 1.0, 400.0)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchvision.transforms import InterpolationMode, RandAugment, autoaugment, v2
 
-from ptd_core import randaugment
-from ptd_core.randaugment import OPS, SIGNED, Draws, apply, apply_op, draw
+from ptd_core.data import randaugment
+from ptd_core.data.randaugment import OPS, SIGNED, Draws, apply, apply_op, draw
 
 VARIANTS = [(name, negative) for name in OPS for negative in ([False, True] if name in SIGNED else [False])]
 

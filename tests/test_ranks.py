@@ -14,10 +14,10 @@ import yaml
 from conftest import TINY, equal, without_clocks
 from safetensors.torch import load_file
 
-from ptd_core.checkpoint import Checkpoints
 from ptd_core.errors import RecipeError
-from ptd_core.history import read_csv
-from ptd_core.ranks import Ranks
+from ptd_core.machine.ranks import Ranks
+from ptd_core.records.checkpoint import Checkpoints
+from ptd_core.records.history import read_csv
 from ptd_core.run import execute
 from ptd_core.trainer import Trainer
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from conftest import Lines
 
-from ptd_core import files, history
-from ptd_core.checkpoint import Checkpoints
 from ptd_core.errors import DataError, DeviceError, OutputError, TrainingError
-from ptd_core.history import EpochRecord
 from ptd_core.progress import duration
 from ptd_core.recipe import Recipe
+from ptd_core.records import files, history
+from ptd_core.records.checkpoint import Checkpoints
+from ptd_core.records.history import EpochRecord
 from ptd_core.run import execute
 from ptd_core.trainer import Trainer
 
@@ -134,7 +134,7 @@ def test_output_folder_of_somebody_else_is_refused(tmp_path):
     """As a user without rights; root may write anywhere."""
     tmp_path.chmod(0o755)
     code = (
-        "import os, sys; from ptd_core.folders import Folders; from ptd_core.recipe import Recipe;"
+        "import os, sys; from ptd_core.records.folders import Folders; from ptd_core.recipe import Recipe;"
         "os.setuid(65534); Folders.of(Recipe(run='x', out_dir=sys.argv[1])).create()"
     )
     result = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT)

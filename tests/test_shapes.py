@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ptd_core import shapes
+from ptd_core.data import shapes
+from ptd_core.data.shape_kinds import KINDS, outlines
 from ptd_core.errors import DataError
-from ptd_core.shape_kinds import KINDS, outlines
 
 COUNT = 600
 CLASSES = len(KINDS)

@@ -17,16 +17,17 @@ import torch
 import yaml
 from conftest import TINY
 
-from ptd_core import history, sweep_cluster
 from ptd_core.errors import DeviceError, OutputError
-from ptd_core.folders import Folders
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
+from ptd_core.records import history
+from ptd_core.records.folders import Folders
 from ptd_core.run import execute
-from ptd_core.sweep import main, run_all
-from ptd_core.sweep_cluster import local_client, worker_environments
-from ptd_core.sweep_plan import read_plan
-from ptd_core.sweep_task import finished
+from ptd_core.sweep import cluster as sweep_cluster
+from ptd_core.sweep.__main__ import main, run_all
+from ptd_core.sweep.cluster import local_client, worker_environments
+from ptd_core.sweep.plan import read_plan
+from ptd_core.sweep.task import finished
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 6  # enough of them that a worker killed after the first is killed in the middle

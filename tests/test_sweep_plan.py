@@ -9,7 +9,7 @@ from conftest import TINY
 
 from ptd_core.errors import RecipeError, SweepError
 from ptd_core.recipe import Recipe
-from ptd_core.sweep_plan import FACTORS, read_plan
+from ptd_core.sweep.plan import FACTORS, read_plan
 
 ROOT = Path(__file__).parent.parent
 SWEEPS = sorted((ROOT / "parameters" / "sweeps").glob("*.yaml"))

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from conftest import without_clocks
 
-from ptd_core.dataset import Dataset, Split
-from ptd_core.ema import WarmupEma
+from ptd_core.data.dataset import Dataset, Split
 from ptd_core.errors import DataError, DeviceError, TrainingError
+from ptd_core.machine.randomness import torch_seed
 from ptd_core.schedule import learning_rate
-from ptd_core.seeding import torch_seed
+from ptd_core.step import WarmupEma
 from ptd_core.trainer import Trainer, build_model
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from ptd_core.bench.report import section_table, write_report
 from ptd_core.bench.sections import SECTIONS
 from ptd_core.bench.workload import Workload
-from ptd_core.dataset import PROJECT_ROOT
 from ptd_core.errors import PTDError
+from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
-from ptd_core.stamp import stamp
+from ptd_core.records.stamp import stamp
 
 PUBLISHED = PROJECT_ROOT / "parameters" / "ptd_aug.yaml"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ptd_core.device import synchronize
+from ptd_core.machine.device import synchronize
 
 MIN_SAMPLE_SECONDS = 0.1  # a shorter case is called several times for one sample
 MAX_CALLS = 100

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ptd_core.device import resolve_device, synchronize
+from ptd_core.machine.device import resolve_device, synchronize
 
 STEPS = 2  # the second one has the optimizer's state
 

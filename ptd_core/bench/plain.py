@@ -13,10 +13,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
 
 from ptd_core.bench.peers import PlainViT
-from ptd_core.dataset import Dataset
-from ptd_core.ema import WarmupEma
+from ptd_core.data.dataset import Dataset
 from ptd_core.recipe import Recipe
-from ptd_core.step import autocast
+from ptd_core.step import WarmupEma, autocast
 
 
 class PilImages(TorchDataset):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ptd_core.figures import BLUE, GREY, ORANGE, new_figure, save_figure, styled
-from ptd_core.files import write_atomically
+from ptd_core.records.files import write_atomically
+from ptd_core.views.style import BLUE, GREY, ORANGE, new_figure, save_figure, styled
 
 _COLUMNS = {  # heading and format, in the order of a table
     "images_per_second": ("images/s", "{:.1f}"),

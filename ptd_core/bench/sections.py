@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import torch
 
-from ptd_core.augment import augment_epoch
 from ptd_core.bench.apart import Apart
 from ptd_core.bench.clock import Timing, interleave
 from ptd_core.bench.memory import peak_of
@@ -16,12 +15,12 @@ from ptd_core.bench.peers import encoder_vit, timm_vit
 from ptd_core.bench.plain import PilImages, plain_step
 from ptd_core.bench.workload import CLASSES, Workload, random_images
 from ptd_core.cost import cost
-from ptd_core.device import resolve_device, synchronize
-from ptd_core.ema import WarmupEma
-from ptd_core.fast_path import cpu_multiplies_bf16
+from ptd_core.data.augment import augment_epoch
+from ptd_core.machine.device import resolve_device, synchronize
+from ptd_core.machine.fast_path import cpu_multiplies_bf16
 from ptd_core.model import ATTENTION_KERNELS
 from ptd_core.recipe import Recipe
-from ptd_core.step import autocast
+from ptd_core.step import WarmupEma, autocast
 from ptd_core.trainer import build_model
 
 RATIOS = (0.0, 0.1, 0.2, 0.35)

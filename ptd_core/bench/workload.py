@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ptd_core.dataset import Dataset, Split
-from ptd_core.ema import WarmupEma
-from ptd_core.fast_path import FastPath
+from ptd_core.data.dataset import Dataset, Split
+from ptd_core.machine.fast_path import FastPath
 from ptd_core.recipe import Recipe
 from ptd_core.schedule import DropSchedule
-from ptd_core.step import TrainingStep
+from ptd_core.step import TrainingStep, WarmupEma
 from ptd_core.trainer import Trainer
 
 CLASSES = 100

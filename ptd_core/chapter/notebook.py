@@ -1,0 +1,143 @@
+"""What a chapter needs beyond the library: parameters read from its cells, code and tables shown."""
+
+import inspect
+from collections.abc import Callable
+
+from IPython.display import Code, Markdown
+from matplotlib.figure import Figure
+
+from ptd_core.chapter.claims import claims_markdown
+from ptd_core.cost import run_training_cost
+from ptd_core.errors import RecipeError
+from ptd_core.progress import duration
+from ptd_core.recipe import Recipe
+from ptd_core.run import Run
+from ptd_core.views.maps import (
+    attention_maps,
+    coverage_figure,
+    first_images,
+    kept_mask,
+    object_coverage,
+    saliency_figure,
+)
+from ptd_core.views.style import save_figure
+
+_PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
+
+
+def names(namespace: dict) -> set[str]:
+    """The names that exist before the parameters cell; whatever plain value comes after is meant as a parameter."""
+    return set(namespace)
+
+
+def read_recipe(namespace: dict, before: set[str], chapter: str) -> Recipe:
+    """The recipe that a chapter's parameters cell, and the cell that papermill puts after it, have spelt out.
+
+    papermill warns of unknown names and goes on; here they stop the chapter. Raises RecipeError for these, for
+    values that are not allowed, and in the chapter "baseline" for token drop.
+    """
+    values = {
+        name: value
+        for name, value in namespace.items()
+        if name not in before and not name.startswith("_") and isinstance(value, _PLAIN)
+    }
+    recipe = Recipe.from_values(values, source="parameters")
+    if chapter == "baseline" and recipe.chapter != "baseline":
+        raise RecipeError(
+            f"parameters: drop_init = {recipe.drop_init}, drop_final = {recipe.drop_final}: this chapter trains with "
+            "all tokens; set both to 0, or use the chapter ptd"
+        )
+    return recipe
+
+
+def show_code(*functions: Callable) -> Code:
+    """The source of functions as it runs, with colours."""
+    return Code("\n\n".join(inspect.getsource(function).rstrip() for function in functions), language="python")
+
+
+def table(header: list[str], rows: list[list]) -> Markdown:
+    """Rows of values under a header."""
+    lines = [header, ["---"] * len(header), *rows]
+    return Markdown("\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines))
+
+
+def results(run: Run) -> Markdown:
+    """What a run measured, as a table."""
+    last, result, times = run.records[-1], run.info["results"], run.info["times"]
+    rows = {
+        "test accuracy, last epoch": f"{result['test_accuracy']:.2f} %",
+        "the same, raw weights": f"{result['test_accuracy_raw']:.2f} %",
+        "best epoch chosen on test (not the headline)": f"{result['best_on_test']:.2f} %",
+        "chance": f"{100 / len(run.dataset.classes):.2f} %",
+        "training accuracy, clean images": f"{result['clean_train_accuracy']:.2f} %",
+        "training accuracy, augmented batch": f"{last.train_accuracy:.2f} %",
+        "training time": duration(times["train_seconds"]),
+        "evaluation time": duration(times["eval_seconds"]),
+        "images in training, per second": f"{last.images_per_second:.0f}",
+        "device": run.info["device"],
+    }
+    return table([f"measured here, {run.recipe.run_name}, seed {run.recipe.seed}, n = 1", ""], list(rows.items()))
+
+
+def time_saved(run: Run) -> Markdown:
+    """Where a run's time went, and what its training gained on the same epochs with all tokens."""
+    ledger = run.info["time_ledger"]
+    with_drop, without = run_training_cost(run.recipe, run.trainer.classes)
+    rows = {
+        "training steps": _seconds(ledger["step_seconds"]),
+        "augmentation": _seconds(ledger["data_seconds"]),
+        "evaluation": _seconds(ledger["evaluation_seconds"]),
+        "compiling and recording": _seconds(ledger["compile_seconds"]),
+        f"the training, had no epoch dropped tokens (from {ledger['all_tokens_epochs']} that did not)": _seconds(
+            ledger["all_tokens_seconds"]
+        ),
+        "saved": _seconds(ledger["saved_seconds"]),
+        "training faster by, measured": _times(ledger["measured_speedup"]),
+        "training faster by, bound by operations": _times(without / with_drop),
+    }
+    return table([f"time of {run.recipe.run_name}, {run.info['device']}", ""], list(rows.items()))
+
+
+def _seconds(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1f} s"
+
+
+def _times(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}x"
+
+
+def saliency(run: Run, block: int, keep: int, count: int = 8) -> Figure:
+    """Saliency maps of the first test images in one block, and the `keep` tokens of highest saliency; also saved."""
+    shown = first_images(run.trainer.test, count)
+    inputs = run.trainer.normalise(shown.images.float() / 255)
+    answers = run.model(inputs).argmax(1).tolist()
+    names = run.dataset.classes
+    titles = [
+        f"{names[label]}\n" + ("right" if label == answer else f"taken for {names[answer]}")
+        for label, answer in zip(shown.labels.tolist(), answers)
+    ]
+    figure = saliency_figure(shown, attention_maps(run.model, inputs, block).mean(1), keep, titles, run.stamp)
+    save_figure(figure, run.figures / f"{run.recipe.chapter}_saliency.png")
+    return figure
+
+
+def coverage(run: Run, keep: int, count: int = 1000) -> Figure | Markdown:
+    """How much of the objects lies under kept tokens, on the first test images; a sentence where nobody knows."""
+    shown = first_images(run.trainer.test, count)
+    if shown.masks is None:
+        return Markdown(f"*{run.dataset.name}* does not say where its objects are; run the chapter on *shapes* to see.")
+    inputs = run.trainer.normalise(shown.images.float() / 255)
+    block, tokens = run.recipe.drop_block, run.recipe.patch_tokens
+    kept = kept_mask(attention_maps(run.model, inputs, block).mean(1), keep)
+    print(
+        f"block {block} keeps {100 * keep / tokens:.0f} % of the tokens and with them "
+        f"{100 * object_coverage(kept, shown.masks):.0f} % of the objects' pixels (n = {len(shown)} test images)"
+    )
+    figure = coverage_figure(run.model, inputs, shown.masks, run.stamp)
+    save_figure(figure, run.figures / f"{run.recipe.chapter}_coverage.png")
+    return figure
+
+
+def claims() -> Markdown:
+    """The original's claims and logs, as a table of their own."""
+    return Markdown(claims_markdown())

@@ -1,0 +1,102 @@
+"""Both explorers in a notebook: written beside the run's figures and shown where the cell stands."""
+
+from io import BytesIO
+
+import ipywidgets
+import torch
+from IPython.display import HTML, display
+from safetensors.torch import load_file
+
+from ptd_core.data.dataset import Split
+from ptd_core.data.image_folder import read_image
+from ptd_core.errors import DataError
+from ptd_core.model import HybridViT
+from ptd_core.recipe import Recipe
+from ptd_core.records.checkpoint import Checkpoints
+from ptd_core.records.files import write_atomically
+from ptd_core.records.folders import Folders
+from ptd_core.run import Run
+from ptd_core.trainer import build_model
+from ptd_core.views.explorers import Shown, frame, images_that_fit, saliency_page, schedule_page
+from ptd_core.views.maps import first_images
+
+UNTRUSTED = (
+    "The chapter also leaves this explorer as <code>{name}</code> among the run's figures. Where it is not shown here, "
+    "the notebook is not trusted yet: open that file, or choose <em>Trust Notebook</em> in the command palette."
+)
+
+
+def drop_explorer(recipe: Recipe, num_classes: int) -> HTML:
+    """Sliders for the curriculum: d(t), k(t), the operations saved, and the settings as YAML."""
+    return _framed(schedule_page(recipe, num_classes), "ptd_schedule_explorer.html")
+
+
+def saliency_explorer(run: Run, others: dict[str, HybridViT] | None = None) -> HTML:
+    """Test images with saliency of every block and head, kept tokens and answers.
+
+    Beside the run's own weights stand those after its first epoch, those it started from, and `others`, by label:
+    models of the same shape, such as `load_model` gives.
+    Writes this page, and in the chapter ptd that of `drop_explorer`, beside the run's figures.
+    """
+    models = _models(run, others or {})
+    shown = first_images(run.trainer.test, images_that_fit(run.recipe, len(models)))
+    names = [run.dataset.classes[label] for label in shown.labels.tolist()]
+    page = _saliency_page(run, Shown(shown, names, [True] * len(names)), models)
+    file = run.figures / f"{run.recipe.chapter}_saliency_explorer.html"
+    write_atomically(file, page.encode())
+    if run.recipe.chapter == "ptd":
+        schedule = schedule_page(run.recipe, run.trainer.classes)
+        write_atomically(file.with_name("ptd_schedule_explorer.html"), schedule.encode())
+    return _framed(page, file.name)
+
+
+def own_image(run: Run) -> ipywidgets.Widget:
+    """Choose image files of your own and see them in the saliency explorer. This needs a live kernel."""
+    upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="own image")
+    output = ipywidgets.Output()
+
+    def show(change):
+        files = {file["name"]: file["content"] for file in change["new"]}
+        if not files:
+            return
+        output.clear_output(wait=True)
+        with output:
+            try:
+                display(HTML(frame(own_page(run, files), "Cut to a square and reduced to the model's size.")))
+            except DataError as error:
+                print(error)
+
+    upload.observe(show, names="value")
+    return ipywidgets.VBox([upload, output])
+
+
+def own_page(run: Run, files: dict[str, bytes | memoryview]) -> str:
+    """The saliency explorer's page for image files by name. Raises DataError for a file that is no image."""
+    side = run.recipe.image_size
+    images = [torch.tensor(read_image(BytesIO(content), side, name)) for name, content in files.items()]
+    unknown = torch.full((len(images),), -1)
+    return _saliency_page(
+        run, Shown(Split(torch.stack(images), unknown), list(files), [False] * len(files)), _models(run, {})
+    )
+
+
+def _models(run: Run, others: dict[str, HybridViT]) -> dict[str, HybridViT]:
+    device = run.trainer.device
+    models = {f"after epoch {len(run.records)}": run.model}
+    models |= {label: model.to(device) for label, model in others.items()}
+    early = Checkpoints(Folders.of(run.recipe).state).early
+    untrained = build_model(run.recipe, run.trainer.classes)
+    if early.exists() and len(run.records) > 1:
+        first = build_model(run.recipe, run.trainer.classes)
+        first.load_state_dict(load_file(early))
+        models["after epoch 1"] = first.to(device)
+    return {**models, "untrained": untrained.to(device)}
+
+
+def _saliency_page(run: Run, shown: Shown, models: dict[str, HybridViT]) -> str:
+    inputs = run.trainer.normalise(shown.split.images.to(run.trainer.device).float() / 255)
+    return saliency_page(run.recipe, shown, models, inputs, run.dataset.classes, run.stamp)
+
+
+def _framed(page: str, name: str) -> HTML:
+    return HTML(frame(page, UNTRUSTED.format(name=name)))

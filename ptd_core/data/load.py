@@ -1,0 +1,56 @@
+"""One door to every dataset: `load(name, data_dir)`, or `load_recipe(recipe)`."""
+
+from pathlib import Path
+from typing import Literal
+
+from ptd_core.data.cifar import load_cifar
+from ptd_core.data.dataset import Dataset, Split
+from ptd_core.data.image_folder import load_image_folder
+from ptd_core.data.shapes import load_shapes
+from ptd_core.errors import DataError
+from ptd_core.paths import resolve_data_dir
+from ptd_core.recipe import Recipe
+
+__all__ = ["Dataset", "Split", "load", "load_recipe", "resolve_data_dir"]
+
+
+def load(
+    name: Literal["shapes", "cifar100", "cifar10", "folder"],
+    data_dir: str | Path,
+    *,
+    image_size: int = 32,
+    subset: int = 0,
+    test_subset: int = 0,
+    download: bool = True,
+) -> Dataset:
+    """A dataset by name, as uint8 images (n, 3, image_size, image_size) and int64 labels (n,) in memory.
+
+    data_dir: where the data is or is downloaded to (see `resolve_data_dir`); not used by `shapes`.
+    image_size: pixels a side. subset, test_subset: number of training and of test images, class-balanced and the
+    same whatever the training seed; 0 means all. download: may the network be used if CIFAR is absent?
+    Raises DataError if the data is absent, damaged, or not what the parameters say; never replaces it by other data.
+    """
+    sizes = {"image_size": image_size, "subset": subset, "test_subset": test_subset}
+    if name == "shapes":
+        return load_shapes(**sizes)
+    folder = resolve_data_dir(data_dir)
+    try:
+        if name in ("cifar100", "cifar10"):
+            return load_cifar(name, folder, download=download, **sizes)
+        if name == "folder":
+            return load_image_folder(folder, **sizes)
+    except OSError as error:  # a folder that may not be listed, a file that may not be opened
+        raise DataError(f"{error.filename or folder} cannot be read ({error.strerror or error}).") from error
+    raise DataError(f"There is no dataset named {name!r}; the names are shapes, cifar100, cifar10 and folder.")
+
+
+def load_recipe(recipe: Recipe) -> Dataset:
+    """The dataset that a recipe names, as `load` gives it."""
+    return load(
+        recipe.dataset,
+        recipe.data_dir,
+        image_size=recipe.image_size,
+        subset=recipe.subset,
+        test_subset=recipe.test_subset,
+        download=recipe.download,
+    )

@@ -1,0 +1,166 @@
+"""The processes of a run on several devices: who writes, who computes which images, and sums over all of them.
+
+A rank is one process with one device, started by torchrun. Every rank makes each whole batch, augmented and mixed as
+a single process would, and trains on its own rows of it: the run is that of one process, up to rounding and to the
+draws of dropout and drop-path. Augmentation is repeated by every rank, which a few devices do not notice.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ptd_core.errors import DeviceError, RecipeError
+from ptd_core.machine.device import resolve_device
+from ptd_core.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process among `size`; the default is a run in a single process."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    @contextmanager
+    def joined(cls, device: str) -> Iterator["Ranks"]:
+        """The processes that torchrun has started, told by its environment; without torchrun, a single one.
+
+        Raises DeviceError if the machine has fewer CUDA devices than processes.
+        """
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            yield cls()
+            return
+        ranks = cls(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
+        on_cuda = ranks.device(device).type == "cuda"
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+        try:
+            yield ranks
+        finally:
+            dist.destroy_process_group()
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the one process that prints, and writes files."""
+        return self.rank == 0
+
+    def device(self, name: str) -> torch.device:
+        """This process's device: the machine's CUDA devices go round by local rank, others are shared."""
+        device = resolve_device(name)
+        if self.size == 1 or device.type != "cuda":
+            return device
+        if device.index is not None:
+            raise DeviceError(f"device = {name!r}: {self.size} processes need a device each; use 'cuda' or 'auto'")
+        device = resolve_device(f"cuda:{self.local_rank}")
+        torch.cuda.set_device(device)
+        return device
+
+    def rows(self, batch: Tensor) -> Tensor:
+        """This process's rows of a batch (B, ...): (B / size, ...)."""
+        return batch[self.rank :: self.size]
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises RecipeError if a batch does not divide among the processes."""
+        if recipe.batch_size % self.size:
+            raise RecipeError(
+                f"batch_size = {recipe.batch_size}: does not divide among {self.size} processes; "
+                f"use a multiple of {self.size}"
+            )
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over all processes."""
+        if self.size == 1:
+            return model
+        # Batch-norm statistics are those of the whole batch already; there is nothing to broadcast.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # by newer torch
+            return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def global_batch_norm(self, model: nn.Module) -> nn.Module:
+        """The model with batch norm over the rows of all processes; the state dict stays the same."""
+        if self.size > 1:
+            for parent in list(model.modules()):
+                for name, child in parent.named_children():
+                    if type(child) is nn.BatchNorm2d:
+                        setattr(parent, name, GlobalBatchNorm2d.like(child))
+        return model
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, without gradients."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds in any process; all of them must ask."""
+        if self.size == 1:
+            return flag
+        flags = torch.tensor(float(flag))  # on the CPU: asking does not wait for the device
+        dist.all_reduce(flags)
+        return bool(flags)
+
+    def share(self, content: Any = None) -> Any:
+        """What the writing process hands in, in all of them."""
+        if self.size == 1:
+            return content
+        parcel = [content]
+        dist.broadcast_object_list(parcel, src=0, device=torch.device("cpu"))
+        return parcel[0]
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose statistics are those of all processes' rows, as many in each; on every kind of device.
+
+    torch's own SyncBatchNorm computes on GPUs only.
+    """
+
+    @classmethod
+    def like(cls, norm: nn.BatchNorm2d) -> "GlobalBatchNorm2d":
+        """One with the settings, parameters and statistics of `norm`."""
+        made = cls(norm.num_features, norm.eps, norm.momentum)
+        made.load_state_dict(norm.state_dict())
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        exact, axes = x.float(), (0, 2, 3)
+        mean = _mean_over_ranks(exact.mean(axes))[:, None, None]
+        variance = _mean_over_ranks((exact - mean).square().mean(axes))
+        with torch.no_grad():
+            count = x.numel() / x.shape[1] * dist.get_world_size()
+            self.running_mean.lerp_(mean.flatten(), self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = (self.weight * torch.rsqrt(variance + self.eps))[:, None, None]
+        return ((exact - mean) * scale + self.bias[:, None, None]).to(x.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over all processes; a gradient of each process's loss towards the sum reaches all that went into it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _mean_over_ranks(x: Tensor) -> Tensor:
+    return _Sum.apply(x) / dist.get_world_size()

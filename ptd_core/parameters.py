@@ -1,0 +1,130 @@
+"""Parameter files: YAML of `name: value` lines, read so that a refusal names the file and the parameter."""
+
+import difflib
+from pathlib import Path
+from typing import Any, get_args
+
+import annotated_types
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from ptd_core.errors import RecipeError
+
+MAX_BYTES = 100_000  # the longest file of this project has 2,000
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader without aliases: a few lines of them can stand for billions of values."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.YAMLError(f"alias *{event.anchor} in line {event.start_mark.line + 1}; write the value itself")
+        return super().compose_node(parent, index)
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """{parameter: value} as YAML 1.1 reads them; their meaning is not checked here.
+
+    Raises RecipeError for a file that cannot be read, is no such YAML, or gives a parameter twice, where YAML
+    itself would silently take the last one.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: bytes that no name can have
+        raise RecipeError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(content) > MAX_BYTES:
+        raise RecipeError(f"{path}: has more than {MAX_BYTES:,} bytes; that is not a parameter file")
+    try:
+        return _read_lines(path, _Loader(content.decode("utf-8-sig")))
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise RecipeError(f"{path}: expected lines of the form `name: value`, got deeply nested ones") from None
+
+
+def _read_lines(path: Path, loader: _Loader) -> dict[str, Any]:
+    root = loader.get_single_node()
+    if root is None:
+        return {}
+    if root.tag != "tag:yaml.org,2002:map":
+        raise RecipeError(f"{path}: expected lines of the form `name: value`, got {root.tag.rpartition(':')[2]}")
+    values, lines = {}, {}
+    for key, value in root.value:
+        name, line = key.value, key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode) or key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            raise RecipeError(f"{path}, line {line}: expected a line of the form `name: value`")
+        if name in values:
+            raise RecipeError(f"{path}: {name} is given twice, in lines {lines[name]} and {line}; keep one of them")
+        try:
+            values[name], lines[name] = loader.construct_object(value, deep=True), line
+        except yaml.MarkedYAMLError as error:
+            raise RecipeError(f"{path}, line {line}: {name} has a value that is not plain: {error.problem}") from None
+        except Exception as error:  # 2026-99-99, 5,000 digits, !!float '': PyYAML leaves such errors to its callers
+            raise RecipeError(f"{path}, line {line}: {name} has a value that cannot be read ({error})") from None
+    return values
+
+
+def explain(error: ValidationError, source: str, fields: dict[str, FieldInfo]) -> str:
+    """One message for all that pydantic found wrong in `source`: parameter, what came, what is allowed."""
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
+            lines.append(f"{name} = {_short(item['input'])} is not a parameter; {hint}")
+        elif name in fields:
+            lines.append(
+                f"{name} must be {allowed(fields[name])}; got {_short(item['input'])}"
+                + _yaml_hint(fields[name], item["input"])
+            )
+        else:  # from the check of all values together
+            lines.append(item["msg"].removeprefix("Value error, "))
+    return f"{source}: " + "\n  ".join(lines)
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a parameter may be, in words: type, choices, bounds."""
+    choices = get_args(field.annotation)
+    if choices:
+        return "one of " + ", ".join(map(repr, choices))
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[field.annotation]
+    phrases = {
+        annotated_types.Ge: ("at least", "ge"),
+        annotated_types.Gt: ("above", "gt"),
+        annotated_types.Le: ("at most", "le"),
+        annotated_types.Lt: ("below", "lt"),
+    }
+    bounds = []
+    for mark in field.metadata:
+        if type(mark) in phrases:
+            phrase, attribute = phrases[type(mark)]
+            bounds.append(f"{phrase} {getattr(mark, attribute)}")
+        elif getattr(mark, "pattern", None):
+            bounds.append(f"matching {mark.pattern}")
+        elif isinstance(mark, annotated_types.MinLen):
+            bounds.append("not empty")
+    return " ".join([words, " and ".join(bounds)]).strip() + f" ({field.description})"
+
+
+def _yaml_hint(field: FieldInfo, value: Any) -> str:
+    """YAML 1.1 reads 4e-4 as text; say how to write it."""
+    if field.annotation is float and isinstance(value, str):
+        try:
+            return f" (text; in YAML write {float(value)!r} with a decimal point, such as 4.0e-4)"
+        except ValueError:
+            pass
+    return ""
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,24 @@
+"""Where the project lies, and which folder a relative path means."""
+
+from pathlib import Path
+
+from ptd_core.errors import DataError
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+def resolve_data_dir(data_dir: str | Path) -> Path:
+    """The folder that `data_dir` means: as given from the current folder, else from the project's root.
+
+    A notebook in `book/` and a command in the project's root run in different folders; `data` should mean the
+    same to both. A relative path that exists in neither place is taken from the project's root, so that a
+    download lands where the next run looks for it. `~` is expanded. The folder need not exist.
+    Raises DataError if no folder can have that name.
+    """
+    try:
+        path = Path(data_dir).expanduser()
+        path = path if path.is_absolute() or path.exists() else PROJECT_ROOT / path
+        path.exists()
+        return path
+    except (OSError, ValueError, RuntimeError) as error:  # too long; a null byte; ~somebody without a home
+        raise DataError(f"data_dir = {str(data_dir)!r} is not a folder's name ({error}).") from None

@@ -1,0 +1,47 @@
+"""Where a result comes from: recipe, device, library versions, commit. Never a host name or a path."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from ptd_core.machine.device import describe_device
+from ptd_core.paths import PROJECT_ROOT
+
+_LIBRARIES = ("torchvision", "timm", "numpy", "pyarrow", "pydantic")
+
+
+def commit() -> str | None:
+    """The commit of the code, with "+changes" if the code in the work tree differs from it; None outside a checkout."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "ptd_core", "book")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + "+changes" if changed else head
+
+
+def stamp(device: torch.device) -> dict:
+    """Device, versions and commit, as they stand in run.json and under figures."""
+    return {
+        "device": describe_device(device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),  # with its CUDA version, which the package metadata leaves out
+            **{name: _version(name) for name in _LIBRARIES},
+        },
+        "commit": commit(),
+    }
+
+
+def _git(*arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,187 @@
+"""From a sweep file to the runs that it stands for, all of them checked before the first one starts.
+
+    base: ../ptd_small.yaml        # a parameter file, or a list of them; relative to the sweep file
+    fixed: {epochs: 5}             # parameters that replace the base's in every run
+    factors:                       # every combination of these values is one cell
+      drop_final: [0.2, 0.35, 0.5]
+      drop_block: [0, 2]
+    seeds: [0, 1, 2]               # every cell is run once per seed
+
+A run is named after its base, its values of the factors and its seed: ptd_small_drop_final0.2_drop_block0_seed1.
+"""
+
+import difflib
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ptd_core.errors import RecipeError, SweepError
+from ptd_core.parameters import read_parameters
+from ptd_core.recipe import Recipe
+from ptd_core.records.folders import Folders
+
+FACTORS = sorted(set(Recipe().essence()) - {"seed"})  # what decides a result; a sweep varies nothing else
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class _SweepFile(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    base: str | list[str] = Field(description="a parameter file or a list of them")
+    fixed: dict[str, Any] = Field({}, description="parameter: value lines")
+    factors: dict[str, list[Any]] = Field({}, description="parameter: [value, ...] lines")
+    seeds: list[int] = Field(min_length=1, description="a list of integers, such as [0, 1, 2]")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a sweep. cell: its name without the seed. levels: its value of every factor."""
+
+    cell: str
+    levels: dict[str, Any]
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        return self.recipe.run_name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep's runs, in the order in which they are started: seed by seed, so that early results cover every cell."""
+
+    name: str
+    runs: list[PlannedRun]
+
+    @property
+    def figures(self) -> Path:
+        """The folder that receives the sweep's tables and its figure."""
+        return Folders.of(self.runs[0].recipe).figures.parent / self.name
+
+    @property
+    def device(self) -> str:
+        return self.runs[0].recipe.device
+
+
+def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
+    """The runs of a sweep file; `overrides` are name=value texts that replace its fixed parameters.
+
+    Raises SweepError, or RecipeError for a run whose parameters are not allowed, which names the run.
+    """
+    path = Path(path)
+    if not _NAME.fullmatch(path.stem):
+        raise SweepError(
+            f"{path}: a sweep is named after its file, which must match {_NAME.pattern}; got {path.stem!r}"
+        )
+    content = _read(path)
+    _check_names(path, content, overrides)
+    bases = [content.base] if isinstance(content.base, str) else content.base
+    runs = []
+    for seed, base in itertools.product(content.seeds, bases):
+        for values in itertools.product(*content.factors.values()):
+            runs.append(_planned(path, base, content.fixed, overrides, dict(zip(content.factors, values)), seed))
+    _refuse_duplicates(path, runs)
+    for place in ("out_dir", "device"):
+        found = sorted({getattr(run.recipe, place) for run in runs})
+        if len(found) > 1:
+            raise SweepError(
+                f"{path}: its base files differ in {place} ({', '.join(map(repr, found))}); set it in fixed"
+            )
+    plan = Plan(path.stem, runs)
+    if re.fullmatch(r"cuda:\d+", plan.device):
+        raise SweepError(f"{path}: device = {plan.device!r}: a sweep gives every run a device of its own; use 'cuda'")
+    if plan.name in {run.name for run in runs} or (plan.figures / "run.json").exists():
+        raise SweepError(f"{path}: {plan.figures} is the folder of a run; give the sweep file another name")
+    return plan
+
+
+def _read(path: Path) -> _SweepFile:
+    try:
+        values = read_parameters(path)
+    except RecipeError as error:
+        raise SweepError(str(error)) from None
+    try:
+        content = _SweepFile.model_validate(values)
+    except ValidationError as error:
+        raise SweepError(f"{path}: " + "\n  ".join(_explain(item) for item in error.errors())) from None
+    if not content.base:
+        raise SweepError(f"{path}: base must be {_SweepFile.model_fields['base'].description}; got {content.base!r}")
+    for name, levels in content.factors.items():
+        if not levels:
+            raise SweepError(f"{path}: factor {name} lists no value")
+    return content
+
+
+def _explain(item: dict) -> str:
+    """What pydantic found at one place of a sweep file, in the words of the file."""
+    known = "; ".join(f"{name}: {field.description}" for name, field in _SweepFile.model_fields.items())
+    name = str(item["loc"][0])
+    if name not in _SweepFile.model_fields:
+        return f"{name} is not a line of a sweep file; known are {known}"
+    came = "nothing" if item["type"] == "missing" else repr(item["input"])
+    return f"{name} must be {_SweepFile.model_fields[name].description}; got {came}"
+
+
+def _check_names(path: Path, content: _SweepFile, overrides: list[str]) -> None:
+    for name in content.factors:
+        if name not in FACTORS:
+            near = difflib.get_close_matches(name, FACTORS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(FACTORS)}"
+            why = "seeds have a line of their own" if name == "seed" else hint
+            raise SweepError(f"{path}: {name} cannot be a factor; {why}")
+    given = {"fixed": list(content.fixed), "command line": [text.partition("=")[0] for text in overrides]}
+    for where, names in given.items():
+        for name in names:
+            if name in content.factors:
+                raise SweepError(f"{path}: {name} is a factor; {where} must not set it too")
+            if name in ("run", "seed"):
+                raise SweepError(f"{path}: {where} must not set {name}: a sweep names its runs and lists its seeds")
+
+
+def _planned(
+    path: Path, base: str, fixed: dict[str, Any], overrides: list[str], levels: dict[str, Any], seed: int
+) -> PlannedRun:
+    """Values in order of precedence: base, then fixed, then the command line, then factors and seed."""
+    base_path = path.parent / base
+    base_recipe = Recipe.from_yaml(base_path)
+    values = base_recipe.model_dump() | fixed
+    if overrides:
+        given = Recipe.from_yaml(base_path, overrides)
+        values |= {name: getattr(given, name) for name in (text.partition("=")[0] for text in overrides)}
+    values |= {**levels, "seed": seed, "run": ""}
+    recipe = Recipe.from_values(values, source=f"{path}: {base} with {_listed({**levels, 'seed': seed})}")
+    stem = base_recipe.run or base_path.stem
+    levels = {name: getattr(recipe, name) for name in levels}  # as checked: 0 has become 0.0
+    cell = "_".join([stem, *(f"{name}{value}" for name, value in levels.items())])
+    return PlannedRun(cell, levels, _placed(path, {**recipe.model_dump(), "run": f"{cell}_seed{seed}"}))
+
+
+def _placed(path: Path, values: dict[str, Any]) -> Recipe:
+    """The recipe with its folders as absolute paths: a worker's current folder may be another."""
+    if values["out_dir"]:
+        values["out_dir"] = str(Path(values["out_dir"]).expanduser().absolute())
+    data_dir = Path(values["data_dir"]).expanduser()
+    if data_dir.exists():  # else each worker looks for it from its own project root
+        values["data_dir"] = str(data_dir.absolute())
+    return Recipe.from_values(values, source=f"{path}: the run {values['run']}")
+
+
+def _refuse_duplicates(path: Path, runs: list[PlannedRun]) -> None:
+    names, essences = set(), {}
+    for run in runs:
+        if run.name in names:
+            raise SweepError(f"{path}: the run {run.name} is listed twice; every value, seed and base must differ")
+        names.add(run.name)
+        essence = json.dumps(run.recipe.essence(), sort_keys=True)
+        if essence in essences:
+            raise SweepError(f"{path}: {essences[essence]} and {run.name} are the same run under two names")
+        essences[essence] = run.name
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {value!r}" for name, value in values.items())

@@ -1,0 +1,152 @@
+"""One run of a sweep, as one Dask task: what a worker does, what it tells meanwhile, and what it hands back.
+
+A worker computes on the one device that it sees, and on as many torch threads as the task says. Messages are small:
+a recipe's values go in, run.json's come out, and an event per epoch goes to whoever subscribed to the topic.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from distributed import Reschedule, Status, Worker, get_worker
+
+from ptd_core.errors import DeviceError, OutputError, PTDError
+from ptd_core.machine.device import describe_device, resolve_device
+from ptd_core.paths import PROJECT_ROOT
+from ptd_core.progress import Progress
+from ptd_core.recipe import Recipe
+from ptd_core.records.folders import Folders
+from ptd_core.records.history import EpochRecord
+from ptd_core.records.run_record import read_info, refuse_other_recipe
+from ptd_core.run import execute
+
+# The lines of run.describe, and the estimate: alike for all seeds of a cell, and too many for one terminal.
+_OPENING = ("run ", "data ", "model ", "device ", "tokens ", "estimate ")
+_AT_WORK = (Status.running, Status.paused)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a task is given. topic: where its events go. threads: torch threads. notebook: execute the chapter?"""
+
+    values: dict
+    topic: str
+    threads: int
+    notebook: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task hands back: run.json of a finished run, or why there is none, or neither if it was called off."""
+
+    info: dict | None = None
+    failure: str = ""
+
+
+def carry_out(order: Order) -> Outcome:
+    """Train one recipe to its end on this worker, from wherever an earlier worker left it.
+
+    A refusal or a failure of this package becomes the outcome's text; any other exception is raised. Raises
+    distributed.Reschedule if the worker is closed meanwhile.
+    """
+    torch.set_num_threads(order.threads)
+    torch.compiler.reset()  # graphs of this worker's earlier runs count towards the limit of recompilations
+    os.environ["OMP_NUM_THREADS"] = str(order.threads)  # for the kernel of a notebook
+    worker = get_worker()
+    reporter = _Reporter(worker, order)
+    try:
+        recipe = Recipe.from_values(order.values)
+        reporter.tell("starts", f"starts on worker {worker.name}: {_the_device(recipe)}")
+        if order.notebook:
+            return _execute_chapter(recipe)
+        return Outcome(info=execute(recipe, reporter).info)
+    except PTDError as error:
+        return Outcome(failure=f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:  # from the reporter, below
+        if worker.status not in _AT_WORK:
+            raise Reschedule from None  # this worker is being closed: another one is to go on
+        return Outcome()
+
+
+def finished(recipe: Recipe, notebook: bool) -> dict | None:
+    """run.json of a run that is done (and its executed chapter there, if that is wanted), else None.
+
+    Raises OutputError if the folder holds another recipe's run, or a damaged run.json.
+    """
+    folder = Folders.of(recipe).figures
+    info = read_info(folder)
+    if info is None:
+        return None
+    refuse_other_recipe(recipe, info["recipe"], folder)
+    return info if info["finished"] and (not notebook or _executed_chapter(recipe).exists()) else None
+
+
+def _the_device(recipe: Recipe) -> str:
+    """The device in words. Raises DeviceError if it is absent or if it is not clear which one is meant."""
+    device = resolve_device(recipe.device)
+    if device.type == "cuda" and torch.cuda.device_count() > 1:
+        raise DeviceError(
+            f"this worker sees {torch.cuda.device_count()} CUDA devices and must see one: start one worker for each, "
+            "with CUDA_VISIBLE_DEVICES=0, 1, ... in its environment"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return describe_device(device) + (f" (CUDA device {visible})" if device.type == "cuda" and visible else "")
+
+
+def _executed_chapter(recipe: Recipe) -> Path:
+    return Folders.of(recipe).state / f"{recipe.chapter}.ipynb"
+
+
+def _execute_chapter(recipe: Recipe) -> Outcome:
+    """The chapter with this recipe, by papermill. The notebook stands under its final name only once it is whole."""
+    import papermill
+
+    chapter = PROJECT_ROOT / "book" / f"{recipe.chapter}.ipynb"
+    if not chapter.exists():
+        raise OutputError(f"{chapter}: is not there; executed notebooks need a checkout of the project on the worker")
+    Folders.of(recipe).create()
+    whole = _executed_chapter(recipe)
+    unfinished = whole.with_suffix(".unfinished.ipynb")
+    try:
+        papermill.execute_notebook(
+            chapter, unfinished, parameters=recipe.model_dump(), cwd=PROJECT_ROOT, progress_bar=False
+        )
+    except papermill.PapermillExecutionError as error:
+        return Outcome(failure=f"{error.ename}: {error.evalue} (cell {error.exec_count} of {unfinished})")
+    os.replace(unfinished, whole)
+    return Outcome(info=read_info(Folders.of(recipe).figures))
+
+
+class _Reporter(Progress):
+    """Progress as events of a Dask topic; and the ear for a task that is called off."""
+
+    def __init__(self, worker: Worker, order: Order):
+        super().__init__(bar=False)
+        self._worker, self._topic, self._run = worker, order.topic, order.values["run"]
+        self._key = worker.get_current_task()
+        self._epoch = None  # the one whose line is being said
+
+    def tell(self, kind: str, text: str, epoch: int | None = None) -> None:
+        """An event; Dask adds the worker's address as "worker"."""
+        self._worker.log_event(self._topic, {"kind": kind, "run": self._run, "text": text, "epoch": epoch})
+
+    def say(self, text: str) -> None:
+        if self._epoch is not None:
+            self.tell("epoch", text, self._epoch)
+        elif not text.startswith(_OPENING):
+            self.tell("says", text.removeprefix(f"{self._run} "))
+
+    def epoch(self, record: EpochRecord, epochs: int) -> None:
+        self._epoch = record.epoch
+        super().epoch(record, epochs)  # says one line
+        self._epoch = None
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """Stop like Ctrl-C would, between two steps, once nobody waits for this run or the worker is being closed.
+
+        Dask does not interrupt a task that has begun; the worker only marks it.
+        """
+        task = self._worker.state.tasks.get(self._key)
+        if task is None or task.state != "executing" or self._worker.status not in _AT_WORK:
+            raise KeyboardInterrupt

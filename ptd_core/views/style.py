@@ -1,0 +1,31 @@
+"""How figures look: the book's style, its colours, and the way that a figure is saved."""
+
+import io
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from ptd_core.records.files import write_atomically
+
+# Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
+SIZE = (6.4, 3.8)  # inches: the width of a notebook's text
+
+
+styled = matplotlib.rc_context(fname=Path(__file__).with_name("book.mplstyle"))  # decorates what makes a figure
+
+
+def new_figure(stamp: str = "", size: tuple[float, float] = SIZE) -> Figure:
+    """An empty figure with its origin at the foot."""
+    figure = Figure(figsize=size)
+    if stamp:
+        figure.supxlabel(stamp, fontsize=7, color="#555555", x=0.01, ha="left")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """A figure as PNG. Raises OutputError if it cannot be written; an older one is then still there."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_atomically(path, content.getvalue())
