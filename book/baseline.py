@@ -7,21 +7,35 @@
 # ---
 
 # %% [markdown]
-# # The baseline: a hybrid vision transformer
+# # 1. The baseline: a hybrid vision transformer
 #
 # **The question.** Before asking what dropping tokens changes, we need the network that it changes, trained with all
 # of its tokens. How does a small vision transformer classify an image, and how well does it learn without tricks?
 #
-# This chapter builds the network from its parts, trains it, and looks at what its class token attends to. The other
-# chapter, `ptd`, trains the same network with fewer tokens.
+# This chapter builds the network from its parts, trains it, and looks at what its class token attends to. Chapter 2,
+# `ptd`, trains the same network with fewer tokens.
 #
 # Run all cells as they are: a small model learns generated shapes in minutes on two CPU cores; after its first steps
-# the training says in how many. To run it on CIFAR-100, or at the published size, hand it one of the files in
+# the training prints in how many. To run it on CIFAR-100, or at the published size, hand it one of the files in
 # `parameters/`:
 #
 # ```
 # papermill book/baseline.ipynb out.ipynb -f parameters/baseline_small.yaml -p data_dir PATH_TO_CIFAR100
 # ```
+
+# %% [markdown]
+# ## From a convolutional network to a transformer
+#
+# If you have trained a convolutional network, one change of view is enough. There, a feature map of height x width x
+# channels goes from layer to layer, and each place hears from its neighbours. Here, the same map is read as a list:
+#
+# | a convolutional network says | a vision transformer says |
+# |---|---|
+# | one place of the feature map | a *patch token*, a vector of $E$ numbers |
+# | a 3x3 convolution: each place hears from its neighbours | *attention*: each token hears from whichever it chooses |
+# | a 1x1 convolution | the *MLP* on each token |
+# | global average pooling before the classifier | the *class token*, one more token that gathers what is needed |
+# | the place is where the number stands | the place is *added* to the token, as a learned position |
 
 # %%
 # %matplotlib inline
@@ -30,10 +44,10 @@ from ptd_core.chapter import notebook
 before = notebook.names(globals())
 
 # %% [markdown]
-# ## Parameters
+# ## The run
 #
-# Every setting, one a line. Change a value here, or give it to papermill. A name that is not in this list, or a
-# value that makes no sense, stops the chapter in the cell below, before any data is read.
+# Every setting of what follows, one a line. Change a value here, or give it to papermill. A name that is not in this
+# list, or a value that makes no sense, stops the chapter in the cell below, before any data is read.
 
 # %% tags=["parameters"]
 run: str = ""  # name of the run's folder; empty: made from chapter, dataset and settings
@@ -75,7 +89,7 @@ mixup_alpha: float = 0.0  # Mixup: Beta(alpha, alpha); 0: off
 cutmix_alpha: float = 0.0  # CutMix: Beta(alpha, alpha); 0: off
 cutmix_share: float = 0.5  # share of batches that get CutMix where both are on
 epochs: int = 10  # passes over the training images
-batch_size: int = 64  # images a training step; an epoch leaves out its last, smaller batch
+batch_size: int = 64  # images a training step; an epoch omits its last, smaller batch
 eval_batch_size: int = 256  # images an evaluation step
 eval_every: int = 1  # epochs between evaluations; the last epoch always has one
 lr: float = 0.0015  # peak learning rate of AdamW
@@ -87,31 +101,17 @@ ema_decay: float = 0.98  # decay of the weights' moving average; 0: off
 
 # %%
 recipe = notebook.read_recipe(globals(), before, chapter="baseline")
-print(f"{recipe.run_name}: {recipe.dataset}, {recipe.epochs} epochs, {recipe.patch_tokens} patch tokens")
+print(f"{recipe.run_name}: {recipe.dataset}, {recipe.epochs} epochs, {recipe.vit.patch_tokens} patch tokens")
 
 # %% [markdown]
-# ## From a convolutional network to a transformer
-#
-# If you have trained a convolutional network, one change of view is enough. There, a feature map of height x width x
-# channels goes from layer to layer, and each place hears from its neighbours. Here, the same map is read as a list:
-#
-# | a convolutional network says | a vision transformer says |
-# |---|---|
-# | one place of the feature map | a *patch token*, a vector of $E$ numbers |
-# | a 3x3 convolution: each place hears from its neighbours | *attention*: each token hears from whichever it chooses |
-# | a 1x1 convolution | the *MLP* on each token |
-# | global average pooling before the classifier | the *class token*, one more token that gathers what is needed |
-# | the place is where the number stands | the place is *added* to the token, as a learned position |
-#
 # ## The images
 #
 # What is to be told apart? The first training images, with the names of their classes:
 
 # %%
-from ptd_core.data.load import load_recipe
 from ptd_core.views.maps import sample_figure
 
-dataset = load_recipe(recipe)
+dataset = recipe.load_dataset()
 sample_figure(dataset, dataset.train)
 
 # %% [markdown]
@@ -123,7 +123,7 @@ from ptd_core.data.dataset import Split
 from ptd_core.trainer import Trainer
 
 trainer = Trainer(recipe, dataset)
-_images, _labels = next(trainer.batches(epoch=0))
+_images, _labels, *_ = next(trainer.batches.epoch(0))
 
 sample_figure(dataset, Split((_images[:12].clamp(0, 1) * 255).byte(), _labels[:12]))
 
@@ -138,7 +138,7 @@ sample_figure(dataset, Split((_images[:12].clamp(0, 1) * 255).byte(), _labels[:1
 # %%
 from ptd_core.model import Attention, Block, HybridViT
 
-notebook.show_code(HybridViT.tokens)
+notebook.show_code(HybridViT.embed)
 
 # %% [markdown]
 # ## Attention
@@ -149,7 +149,7 @@ notebook.show_code(HybridViT.tokens)
 # $$A_{ij} = \mathrm{softmax}_j\left(\frac{q_i \cdot k_j}{\sqrt{D}}\right), \qquad \mathrm{out}_i = \sum_j A_{ij} v_j$$
 
 # %%
-notebook.show_code(Attention._output)
+notebook.show_code(Attention.forward)
 
 # %% [markdown]
 # The fused kernel computes the same without ever holding the table $A$ in memory.
@@ -165,13 +165,13 @@ notebook.show_code(Attention._output)
 notebook.show_code(Block.forward)
 
 # %% [markdown]
-# (`keep` is the subject of the other chapter; here it is always `None`.) As a drawing, left, with the number of tokens
-# that each step works on; the right half, a block that keeps half of them, is what the other chapter adds:
+# As a drawing, left, with the number of tokens that each step works on; the right half, a block that keeps half of
+# them, is what chapter 2 does with it:
 
 # %%
 from ptd_core.views.diagram import block_figure
 
-block_figure(recipe.patch_tokens, max(1, recipe.patch_tokens // 2))
+block_figure(recipe.vit.patch_tokens, max(1, recipe.vit.patch_tokens // 2))
 
 # %% [markdown]
 # After the last block, the class token alone
@@ -180,9 +180,10 @@ block_figure(recipe.patch_tokens, max(1, recipe.patch_tokens // 2))
 # %%
 from ptd_core.cost import cost
 
-_price = cost(recipe, len(dataset.classes))
+_price = cost(recipe.vit, len(dataset.classes))
 _parameters = sum(p.numel() for p in trainer.model.parameters())
-print(f"{_parameters:,} parameters, {recipe.depth} blocks, {recipe.num_heads} heads, {1 + recipe.patch_tokens} tokens")
+_tokens = 1 + recipe.vit.patch_tokens
+print(f"{_parameters:,} parameters, {recipe.depth} blocks, {recipe.num_heads} heads, {_tokens} tokens")
 print(f"{_price.forward / 1e9:.4f} GFLOP an image forward, {_price.training / 1e9:.4f} in training")
 
 # %% [markdown]
@@ -236,7 +237,7 @@ lr_figure(done.records, done.stamp)
 # that it attends to most. Nothing was dropped in this training: it has learned this without being asked to choose.
 
 # %%
-notebook.saliency(done, block=recipe.depth - 1, keep=recipe.patch_tokens // 2)
+notebook.saliency(done, block=recipe.depth - 1, keep=recipe.vit.patch_tokens // 2)
 
 # %% [markdown]
 # Look for yourself: choose an image by click or arrow key, a block, a head or their mean, and a drop ratio to see
@@ -262,7 +263,7 @@ notebook.claims()
 #
 # - A stem makes tokens, blocks mix them, the class token answers.
 # - The cost of a block grows with the number of tokens; attention is the smaller part of it at this size.
-# - The class token's attention is a by-product that says which patches mattered. The chapter `ptd` puts it to use.
+# - The class token's attention is a by-product that shows which patches mattered. Chapter 2 puts it to use.
 #
 # ## Exercises
 #

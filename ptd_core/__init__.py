@@ -1,1 +1,27 @@
-"""Progressive Token Drop: train a vision transformer on fewer tokens, by a curriculum, evaluate on all of them."""
+"""Progressive Token Drop: train a vision transformer on fewer tokens, by a curriculum, evaluate on all of them.
+
+Read in this order: `schedule` (how many tokens, when), `saliency` (which), `token_drop` (a policy around any ViT),
+`model` (a ViT), `cost` (what it saves), `recipe` (every setting), `step`, `trainer`, `evaluate`, `run`. The rooms:
+`data` (images to batches), `machine` (devices, precision, processes), `records` (what a run writes), `views`
+(figures and explorers), `chapter` (what notebooks need), `sweep` (many runs), `bench` (measurements).
+
+Importing it registers `hybrid_vit` with timm.
+"""
+
+from ptd_core.model import HybridViT
+from ptd_core.recipe import Recipe
+from ptd_core.run import execute, load_model
+from ptd_core.schedule import DropSchedule
+from ptd_core.token_drop import TokenDrop, TokenDropViT
+from ptd_core.trainer import Trainer
+
+__all__ = [
+    "DropSchedule",
+    "HybridViT",
+    "Recipe",
+    "TokenDrop",
+    "TokenDropViT",
+    "Trainer",
+    "execute",
+    "load_model",
+]

@@ -10,7 +10,7 @@ import sys
 from ptd_core.errors import PTDError
 from ptd_core.machine.ranks import Ranks
 from ptd_core.recipe import Recipe
-from ptd_core.run import execute, follow
+from ptd_core.run import execute, run_worker
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,17 +22,17 @@ def main(arguments: list[str] | None = None) -> int:
         recipe = Recipe.from_yaml(options.parameters, options.overrides)
         with Ranks.joined(recipe.device) as ranks:
             if not ranks.writes:
-                follow(recipe, ranks)
+                run_worker(recipe, ranks)
                 return 0
             done = execute(recipe, ranks=ranks)
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT  # the run has said where it goes on
-    result = done.info["results"]
-    print(f"test accuracy {result['test_accuracy']:.2f} % (last epoch), best on test {result['best_on_test']:.2f} %")
-    print(f"figures and records: {done.figures}")
+        return 128 + signal.SIGINT  # the run has printed where it resumes
+    results = done.record.results
+    print(f"test accuracy {results.test_accuracy:.2f} % (last epoch), best on test {results.best_on_test:.2f} %")
+    print(f"records, figures and checkpoints: {done.folder}")
     return 0
 
 

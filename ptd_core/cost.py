@@ -4,9 +4,15 @@ One multiply-add counts as two operations; only matrix products and convolutions
 `torch.utils.flop_counter` does. Softmax, norms, activations and the optimizer are left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ptd_core.recipe import Recipe
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ptd_core.model import STEM_STRIDES, ViTConfig
+from ptd_core.token_drop import Keep, TokenDrop
 
 
 @dataclass(frozen=True)
@@ -17,59 +23,78 @@ class Cost:
     training: int
 
 
-def cost(recipe: Recipe, num_classes: int, keep: int | None = None) -> Cost:
-    """Operations per image of the recipe's model when its drop block keeps `keep` of N patch tokens (None: all).
+def cost(vit: ViTConfig, num_classes: int, drop: TokenDrop | None = None, keep: Keep | None = None) -> Cost:
+    """Operations per image of a HybridViT of that size, run by `drop` with `keep` patch tokens (None: all).
 
-    The drop block makes keys and values for all tokens, one query for the class token, and the rest for the kept
-    tokens; blocks after it see the kept tokens only. Raises ValueError unless 1 <= keep <= N.
+    A block that drops makes keys and values for all tokens that it sees, one query for the class token, and the rest
+    for the kept tokens; blocks after it see the kept tokens only. Raises ValueError unless there is one number for
+    each dropping block, each at least 1 and at most what the block before has left.
     """
-    patch_tokens = recipe.patch_tokens
-    if keep is not None and not 1 <= keep <= patch_tokens:
-        raise ValueError(f"keep must be from 1 to the {patch_tokens} patch tokens; got {keep}")
-    dropping = keep is not None and keep < patch_tokens
-    first, rest = _stem(recipe)
-    trained = rest + 2 * recipe.embed_dim * num_classes
+    kept_in = {}
+    if keep is not None:
+        if drop is None or len(keep) != len(drop.blocks):
+            raise ValueError(f"keep must have one number for each dropping block of {drop}; got {keep}")
+        kept_in = dict(zip(drop.blocks, keep))
+    first, rest = _stem(vit)
+    trained = rest + 2 * vit.embed_dim * num_classes
     untrained = 0
-    tokens = 1 + patch_tokens
-    for block in range(recipe.depth):
-        kept = 1 + keep if dropping and block == recipe.drop_block else tokens
-        trained += _block(recipe, tokens, kept)
-        if kept < tokens:
-            untrained += _scores(recipe, tokens)
-        tokens = kept
+    patches = vit.patch_tokens
+    for block in range(vit.depth):
+        kept = kept_in.get(block, patches)
+        if not 1 <= kept <= patches:
+            raise ValueError(f"keep must be from 1 to the {patches} patch tokens; got {kept}")
+        trained += _block(vit, 1 + patches, 1 + kept)
+        if kept < patches:
+            untrained += _scores(vit, 1 + patches)
+        patches = kept
     # Backward makes two products for each forward one, towards weights and towards inputs. The first convolution
     # needs none towards the images; the scores carry no gradient at all.
     return Cost(forward=first + trained + untrained, training=2 * first + 3 * trained + untrained)
 
 
-def run_training_cost(recipe: Recipe, num_classes: int) -> tuple[int, int]:
-    """Training operations per image summed over the recipe's epochs: with its token drop, and with all tokens."""
-    kept = [recipe.schedule.kept(epoch, recipe.patch_tokens) for epoch in range(recipe.epochs)]
-    by_kept = {keep: cost(recipe, num_classes, keep).training for keep in set(kept)}
-    return sum(by_kept[keep] for keep in kept), recipe.epochs * cost(recipe, num_classes).training
+def run_training_cost(
+    vit: ViTConfig, num_classes: int, drop: TokenDrop | None, keeps: Sequence[Keep | None]
+) -> tuple[int, int]:
+    """Training operations per image summed over epochs: with keeps[t] in epoch t, and with all tokens in each."""
+    by_keep = {keep: cost(vit, num_classes, drop, keep).training for keep in set(keeps)}
+    return sum(by_keep[keep] for keep in keeps), len(keeps) * cost(vit, num_classes).training
 
 
-def _stem(recipe: Recipe) -> tuple[int, int]:
+def count(model: nn.Module, images: torch.Tensor, keep: Keep | None = None) -> Cost:
+    """Operations per image of any model, counted by torch while it runs: no closed form needed, but a forward and
+    a backward pass.
+
+    model: called with (images, keep), or with (images) alone where keep is None; images: (B, C, S, S), on the meta
+    device if the model is there, which costs no arithmetic. The counter's rule for a fused kernel's backward adds
+    the recomputation of its forward, and on the CPU older versions of torch count 0 for it: give explicit attention.
+    """
+    with FlopCounterMode(display=False) as counter:
+        loss = (model(images) if keep is None else model(images, keep)).sum()
+    forward = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        loss.backward()
+    return Cost(forward // len(images), (forward + counter.get_total_flops()) // len(images))
+
+
+def _stem(vit: ViTConfig) -> tuple[int, int]:
     """Operations of the first convolution, and of the other two."""
-    strides = {1: (1, 1, 1), 2: (1, 2, 1), 4: (2, 2, 1), 8: (2, 2, 2)}[recipe.stem_stride]
-    channels = (3, recipe.stem_width, 2 * recipe.stem_width, recipe.embed_dim)
-    side, operations = recipe.image_size, []
-    for before, after, stride in zip(channels, channels[1:], strides):
+    side, operations = vit.img_size, []
+    for before, after, stride in zip(vit.stem_channels, vit.stem_channels[1:], STEM_STRIDES[vit.stem_stride]):
         side = -(-side // stride)
         operations.append(2 * 9 * before * after * side * side)
     return operations[0], sum(operations[1:])
 
 
-def _block(recipe: Recipe, tokens: int, kept: int) -> int:
+def _block(vit: ViTConfig, tokens: int, kept: int) -> int:
     """A block that sees `tokens` and lets out `kept`, both with the class token."""
-    width, hidden = recipe.embed_dim, int(recipe.mlp_ratio * recipe.embed_dim)
+    width = vit.embed_dim
     keys_values = 4 * tokens * width * width
     query_projection = 4 * kept * width * width
     attention = 4 * kept * tokens * width
-    mlp = 4 * kept * width * hidden
+    mlp = 4 * kept * width * vit.mlp_width
     return keys_values + query_projection + attention + mlp
 
 
-def _scores(recipe: Recipe, tokens: int) -> int:
+def _scores(vit: ViTConfig, tokens: int) -> int:
     """The class token's query and its row of attention."""
-    return 2 * recipe.embed_dim * recipe.embed_dim + 2 * tokens * recipe.embed_dim
+    return 2 * vit.embed_dim * vit.embed_dim + 2 * tokens * vit.embed_dim

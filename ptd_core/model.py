@@ -1,34 +1,83 @@
-"""HybridViT: a convolutional stem, a class token, and pre-norm transformer blocks, one of which can drop tokens.
+"""HybridViT: a convolutional stem, a class token, and pre-norm transformer blocks. A plain ViT: it drops no token.
 
-Shapes: B batch, C channels, N patch tokens, T = 1 + N tokens with the class token first, K kept tokens with the
-class token, E embedding, H heads, D = E / H head dimension.
+Shapes: B batch, C channels, S pixels a side, N patch tokens, T = 1 + N tokens with the class token first,
+E embedding, H heads, D = E / H head dimension.
 """
+
+import dataclasses
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from timm.models import register_model
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ptd_core.machine.dropout import Dropout
-from ptd_core.saliency import class_attention, gather_tokens, kept_tokens, patch_scores
 
 ATTENTION_KERNELS = ("fused", "explicit")
+STEM_STRIDES = {1: (1, 1, 1), 2: (1, 2, 1), 4: (2, 2, 1), 8: (2, 2, 2)}  # of the three convolutions, by their product
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """The sizes and rates of a HybridViT; the defaults are the published ones. Raises ValueError if they do not divide.
+
+    img_size, stem_stride: in pixels. stem_width: channels after the first convolution, doubled by the second.
+    drop_rate: of dropout. drop_path_rate: of the last block, rising linearly from 0.
+    """
+
+    img_size: int = 32
+    in_chans: int = 3
+    stem_width: int = 64
+    stem_stride: int = 2
+    embed_dim: int = 192
+    depth: int = 6
+    num_heads: int = 6
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.stem_stride not in STEM_STRIDES:
+            raise ValueError(f"stem_stride must be one of {', '.join(map(str, STEM_STRIDES))}; got {self.stem_stride}")
+        if self.img_size % self.stem_stride or self.embed_dim % self.num_heads:
+            raise ValueError(
+                "img_size must be a multiple of stem_stride and embed_dim of num_heads; got "
+                f"img_size={self.img_size}, stem_stride={self.stem_stride}, embed_dim={self.embed_dim}, "
+                f"num_heads={self.num_heads}"
+            )
+
+    @property
+    def grid_size(self) -> int:
+        """Patch tokens a side."""
+        return self.img_size // self.stem_stride
+
+    @property
+    def patch_tokens(self) -> int:
+        """N."""
+        return self.grid_size**2
+
+    @property
+    def stem_channels(self) -> tuple[int, int, int, int]:
+        """Channels before, between and after the three convolutions of the stem."""
+        return self.in_chans, self.stem_width, 2 * self.stem_width, self.embed_dim
+
+    @property
+    def mlp_width(self) -> int:
+        return int(self.mlp_ratio * self.embed_dim)
 
 
 class ConvStem(nn.Sequential):
-    """Three 3x3 convolutions, each with batch norm and ReLU: (B, 3, S, S) -> (B, E, S / stride, S / stride).
+    """Three 3x3 convolutions, each with batch norm and ReLU: (B, C, S, S) -> (B, E, S / stride, S / stride)."""
 
-    Stride 2 stands in the second convolution; 4 in the first two; 8 in all three; 1 in none.
-    """
-
-    def __init__(self, width: int, embed_dim: int, stride: int):
-        strides = {1: (1, 1, 1), 2: (1, 2, 1), 4: (2, 2, 1), 8: (2, 2, 2)}[stride]
-        channels = (3, width, 2 * width, embed_dim)
-        layers = []
-        for before, after, step in zip(channels, channels[1:], strides):
+    def __init__(self, config: ViTConfig):
+        channels, layers = config.stem_channels, []
+        for before, after, stride in zip(channels, channels[1:], STEM_STRIDES[config.stem_stride]):
             layers += [
-                nn.Conv2d(before, after, 3, stride=step, padding=1, bias=False),
+                nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False),
                 nn.BatchNorm2d(after),
                 nn.ReLU(),
             ]
@@ -36,55 +85,22 @@ class ConvStem(nn.Sequential):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention that can answer for a few tokens only.
+    """Multi-head self-attention: softmax(q k' / sqrt(D)) v for each head, then a projection."""
 
-    With `keep`, keys and values are made for all T tokens, but queries only for the class token, whose attention
-    row gives the saliency, and then for the tokens kept. The result equals attention for all tokens followed by
-    a gather of the kept ones, at less cost.
-    """
-
-    def __init__(self, embed_dim: int, num_heads: int, qkv_bias: bool, dropout: float, kernel: str):
+    def __init__(self, config: ViTConfig, kernel: str):
         super().__init__()
         if kernel not in ATTENTION_KERNELS:
             raise ValueError(f"attention kernel must be one of {ATTENTION_KERNELS}; got {kernel!r}")
-        self.num_heads = num_heads
-        self.kernel = kernel
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias)
-        self.proj = nn.Linear(embed_dim, embed_dim)
-        self.proj_drop = Dropout(dropout)
+        self.num_heads = config.num_heads
+        self.fused_attn = kernel == "fused"
+        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+        self.proj_drop = Dropout(config.drop_rate)
 
-    def forward(self, x_BTE: Tensor, keep: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """Attention output for all tokens and None, or for the kept ones (B, K, E) and their indices (B, K)."""
-        if keep is None:
-            query, key, value = self._heads(self.qkv(x_BTE), 3)
-            return self._output(query, key, value), None
-        key, value = self._heads(self._project(x_BTE, 1, 3), 2)
-        index_BK = self._select(x_BTE, key, keep)
-        (query,) = self._heads(self._project(gather_tokens(x_BTE, index_BK), 0, 1), 1)
-        return self._output(query, key, value), index_BK
-
-    def class_attention(self, x_BTE: Tensor, key_BHTD: Tensor | None = None) -> Tensor:
-        """The class token's attention row for each head: (B, H, T)."""
-        if key_BHTD is None:
-            (key_BHTD,) = self._heads(self._project(x_BTE, 1, 2), 1)
-        (query,) = self._heads(self._project(x_BTE[:, :1], 0, 1), 1)
-        return class_attention(query, key_BHTD)
-
-    @torch.no_grad()
-    def _select(self, x_BTE: Tensor, key_BHTD: Tensor, keep: int) -> Tensor:
-        return kept_tokens(patch_scores(self.class_attention(x_BTE, key_BHTD)), keep)
-
-    def _project(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Some of the three projections of `qkv`, which lie one above the other in its weight: 0 q, 1 k, 2 v."""
-        rows = slice(first * x.shape[-1], last * x.shape[-1])
-        return F.linear(x, self.qkv.weight[rows], None if self.qkv.bias is None else self.qkv.bias[rows])
-
-    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        batch, tokens, _ = projected.shape
-        return projected.view(batch, tokens, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-
-    def _output(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if self.kernel == "fused":
+    def forward(self, x_BTE: Tensor) -> Tensor:
+        qkv = self.qkv(x_BTE).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)  # (B, H, T, D) each
+        if self.fused_attn:
             out = F.scaled_dot_product_attention(query, key, value)
         else:
             out = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(dim=-1) @ value
@@ -92,120 +108,124 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + Attention(LayerNorm(x)), then x + MLP(LayerNorm(x)); with `keep`, only the kept tokens come out."""
+    """x + Attention(LayerNorm(x)), then x + MLP(LayerNorm(x)): (B, T, E) -> (B, T, E)."""
 
-    def __init__(self, embed_dim, num_heads, mlp_ratio, qkv_bias, dropout, drop_path, kernel):
+    pre_norm = True  # it may be run in parts, as TokenDropViT does
+
+    def __init__(self, config: ViTConfig, drop_path: float, kernel: str):
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dim)
-        self.attn = Attention(embed_dim, num_heads, qkv_bias, dropout, kernel)
-        self.norm2 = nn.LayerNorm(embed_dim)
-        self.mlp = Mlp(embed_dim, int(mlp_ratio * embed_dim))
-        self.mlp.drop1, self.mlp.drop2 = Dropout(dropout), Dropout(dropout)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.norm1 = nn.LayerNorm(config.embed_dim)
+        self.attn = Attention(config, kernel)
+        self.drop_path1 = DropPath(drop_path) if drop_path else nn.Identity()
+        self.norm2 = nn.LayerNorm(config.embed_dim)
+        self.mlp = Mlp(config.embed_dim, config.mlp_width)
+        self.mlp.drop1, self.mlp.drop2 = Dropout(config.drop_rate), Dropout(config.drop_rate)
+        self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x_BTE: Tensor, keep: int | None = None) -> Tensor:
-        attended, index_BK = self.attn(self.norm1(x_BTE), keep)
-        if index_BK is not None:
-            x_BTE = gather_tokens(x_BTE, index_BK)
-        x_BTE = x_BTE + self.drop_path(attended)
-        return x_BTE + self.drop_path(self.mlp(self.norm2(x_BTE)))
+    def forward(self, x_BTE: Tensor) -> Tensor:
+        x_BTE = x_BTE + self.drop_path1(self.attn(self.norm1(x_BTE)))
+        return x_BTE + self.drop_path2(self.mlp(self.norm2(x_BTE)))
 
 
 class HybridViT(nn.Module):
-    """Images (B, 3, S, S), normalised -> logits (B, classes).
+    """Images (B, C, S, S), normalised -> logits (B, num_classes), or the class token (B, E) with num_classes 0.
 
-    `drop_block` is the block that drops tokens when `forward` is told to keep fewer than N; it holds no state, so
-    a model trained with token drop and one trained without share one state dict and, in evaluation, one function.
-    The defaults are the published size: 3,035,812 parameters for 100 classes. Raises ValueError for sizes that do
-    not divide.
+    sizes: the fields of `ViTConfig`; by default the published size, 3,035,812 parameters for 100 classes.
+    attention: "fused" or "explicit". Raises ValueError for sizes that do not divide.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 100,
-        img_size: int = 32,
-        stem_width: int = 64,
-        stem_stride: int = 2,
-        embed_dim: int = 192,
-        depth: int = 6,
-        num_heads: int = 6,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        drop_block: int = 0,
-        attention: str = "fused",
-    ):
+    num_prefix_tokens = 1  # the class token
+
+    def __init__(self, num_classes: int = 100, *, attention: str = "fused", global_pool: str = "token", **sizes):
         super().__init__()
-        if img_size % stem_stride or embed_dim % num_heads or not 0 <= drop_block < depth:
-            raise ValueError(
-                "img_size must be a multiple of stem_stride, embed_dim of num_heads, and drop_block below depth; got "
-                f"{img_size=}, {stem_stride=}, {embed_dim=}, {num_heads=}, {drop_block=}, {depth=}"
-            )
+        _check_pool(global_pool)
+        self.config = config = ViTConfig(**sizes)
         self.num_classes = num_classes
-        self.embed_dim = self.num_features = embed_dim
-        self.grid_size = img_size // stem_stride
-        self.drop_block = drop_block
-        self.stem = ConvStem(stem_width, embed_dim, stem_stride)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.patch_tokens, embed_dim))
-        self.pos_drop = Dropout(drop_rate)
-        drop_paths = torch.linspace(0, drop_path_rate, depth).tolist()
-        self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias, drop_rate, rate, attention) for rate in drop_paths
-        )
-        self.norm = nn.LayerNorm(embed_dim)
-        self.head = nn.Linear(embed_dim, num_classes)
+        self.embed_dim = self.num_features = config.embed_dim
+        self.grid_size, self.patch_tokens = config.grid_size, config.patch_tokens
+        self.stem = ConvStem(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + config.patch_tokens, config.embed_dim))
+        self.pos_drop = Dropout(config.drop_rate)
+        drop_paths = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
+        self.blocks = nn.Sequential(*(Block(config, rate, attention) for rate in drop_paths))
+        self.norm = nn.LayerNorm(config.embed_dim)
+        self.head = _head(config.embed_dim, num_classes)
         self.apply(_initialise)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    @property
-    def patch_tokens(self) -> int:
-        """N."""
-        return self.grid_size**2
+    @classmethod
+    def of(cls, config: ViTConfig, num_classes: int, attention: str = "fused") -> "HybridViT":
+        """A model of the sizes in `config`."""
+        return cls(num_classes, attention=attention, **dataclasses.asdict(config))
 
-    def forward(self, images: Tensor, keep: int | None = None) -> Tensor:
-        """Logits. `keep`: patch tokens to keep in training, 1 to N or None for all; without effect in evaluation."""
-        return self.forward_head(self.forward_features(images, keep))
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
 
-    def forward_features(self, images: Tensor, keep: int | None = None) -> Tensor:
-        """Tokens after the last block and norm: (B, T, E), or (B, 1 + keep, E) where tokens were dropped."""
-        if keep is not None and not 1 <= keep <= self.patch_tokens:
-            raise ValueError(f"keep must be from 1 to the {self.patch_tokens} patch tokens; got {keep}")
-        dropping = self.training and keep is not None and keep < self.patch_tokens
-        x_BTE = self.tokens(images)
-        for number, block in enumerate(self.blocks):
-            x_BTE = block(x_BTE, keep if dropping and number == self.drop_block else None)
-        return self.norm(x_BTE)
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Tokens after the last block and norm: (B, T, E)."""
+        return self.norm(self.blocks(self.embed(images)))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Class token and stem features with positions, as the first block takes them: (B, T, E)."""
+        patches_BNE = self.stem(images).flatten(2).transpose(1, 2)
+        x_BTE = torch.cat([self.cls_token.expand(len(images), -1, -1), patches_BNE], dim=1)
+        return self.pos_drop(x_BTE + self.pos_embed)
 
     def forward_head(self, x_BTE: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits from the class token; with pre_logits the class token itself, as timm's models do."""
         return x_BTE[:, 0] if pre_logits else self.head(x_BTE[:, 0])
 
-    def tokens(self, images: Tensor) -> Tensor:
-        """Class token and stem features with positions, as the first block sees them: (B, T, E)."""
-        patches_BNE = self.stem(images).flatten(2).transpose(1, 2)
-        x_BTE = torch.cat([self.cls_token.expand(len(images), -1, -1), patches_BNE], dim=1)
-        return self.pos_drop(x_BTE + self.pos_embed)
+    # what timm's other tools ask a model for
 
-    def class_attention(self, images: Tensor, block: int) -> Tensor:
-        """The class token's attention in one block for all tokens, per head: (B, H, T), rows sum to 1."""
-        x_BTE = self.tokens(images)
-        for earlier in self.blocks[:block]:
-            x_BTE = earlier(x_BTE)
-        return self.blocks[block].attn.class_attention(self.blocks[block].norm1(x_BTE))
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ):
+        """Features after several blocks, as timm's `VisionTransformer.forward_intermediates` gives them.
+
+        indices: blocks (the last n for an int, all for None). Each is (B, E, G, G), or (B, N, E) with output_fmt
+        "NLC"; with return_prefix_tokens a pair with the class token (B, 1, E). Returns (tokens after the last block
+        and norm, list of features), or the list alone with intermediates_only.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC'; got {output_fmt!r}")
+        wanted, last = feature_take_indices(len(self.blocks), indices)
+        x, features = self.embed(x), []
+        for number, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
+            x = block(x)
+            if number in wanted:
+                y = self.norm(x) if norm else x
+                patches = y[:, 1:]
+                if output_fmt == "NCHW":
+                    patches = patches.transpose(1, 2).unflatten(2, (self.grid_size, -1)).contiguous()
+                features.append((patches, y[:, :1]) if return_prefix_tokens else patches)
+        return features if intermediates_only else (self.norm(x), features)
 
     def get_classifier(self) -> nn.Module:
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head for fine-tuning; 0 classes leave the class token. Only class-token pooling exists."""
-        if global_pool not in (None, "token"):
-            raise ValueError(f"global_pool must be 'token'; got {global_pool!r}")
+        _check_pool(global_pool or "token")
         self.num_classes = num_classes
-        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
-        self.head.to(self.norm.weight.device).apply(_initialise)
+        self.head = _head(self.embed_dim, num_classes).to(self.norm.weight.device).apply(_initialise)
+
+
+def _head(embed_dim: int, num_classes: int) -> nn.Module:
+    return nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
+
+
+def _check_pool(global_pool: str) -> None:
+    if global_pool != "token":
+        raise ValueError(f"global_pool must be 'token'; got {global_pool!r}")
 
 
 def _initialise(module: nn.Module) -> None:
@@ -219,7 +239,7 @@ def _initialise(module: nn.Module) -> None:
 
 @register_model
 def hybrid_vit(pretrained: bool = False, **kwargs) -> HybridViT:
-    """`timm.create_model("hybrid_vit")` once `ptd_core.model` is imported. There are no published weights."""
+    """`timm.create_model("hybrid_vit")` once `ptd_core` is imported. There are no published weights."""
     if pretrained:
         raise ValueError("hybrid_vit has no pretrained weights; use pretrained=False")
     for timm_only in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):

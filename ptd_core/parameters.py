@@ -1,10 +1,10 @@
-"""Parameter files: YAML of `name: value` lines, read so that a refusal names the file and the parameter."""
+"""Values of parameters from outside: YAML files of `name: value` lines, and what is wrong with values, in words."""
 
 import difflib
+import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import annotated_types
 import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ptd_core.errors import RecipeError
 
 MAX_BYTES = 100_000  # the longest file of this project has 2,000
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 class _Loader(yaml.SafeLoader):
@@ -69,8 +70,15 @@ def _read_lines(path: Path, loader: _Loader) -> dict[str, Any]:
     return values
 
 
+def numeric_text(value: Any) -> Any:
+    """A number where a text spells one, such as the `4e-4` that YAML 1.1 takes for text; else the value as it came."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        return float(value)
+    return value
+
+
 def explain(error: ValidationError, source: str, fields: dict[str, FieldInfo]) -> str:
-    """One message for all that pydantic found wrong in `source`: parameter, what came, what is allowed."""
+    """One message for all that pydantic found wrong in `source`: parameter, what is allowed, what came."""
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
@@ -79,47 +87,11 @@ def explain(error: ValidationError, source: str, fields: dict[str, FieldInfo]) -
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
             lines.append(f"{name} = {_short(item['input'])} is not a parameter; {hint}")
         elif name in fields:
-            lines.append(
-                f"{name} must be {allowed(fields[name])}; got {_short(item['input'])}"
-                + _yaml_hint(fields[name], item["input"])
-            )
+            allowed = item["msg"].removeprefix("Input ").removeprefix("String ")
+            lines.append(f"{name} {allowed}; got {_short(item['input'])} ({fields[name].description})")
         else:  # from the check of all values together
             lines.append(item["msg"].removeprefix("Value error, "))
     return f"{source}: " + "\n  ".join(lines)
-
-
-def allowed(field: FieldInfo) -> str:
-    """What a parameter may be, in words: type, choices, bounds."""
-    choices = get_args(field.annotation)
-    if choices:
-        return "one of " + ", ".join(map(repr, choices))
-    words = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[field.annotation]
-    phrases = {
-        annotated_types.Ge: ("at least", "ge"),
-        annotated_types.Gt: ("above", "gt"),
-        annotated_types.Le: ("at most", "le"),
-        annotated_types.Lt: ("below", "lt"),
-    }
-    bounds = []
-    for mark in field.metadata:
-        if type(mark) in phrases:
-            phrase, attribute = phrases[type(mark)]
-            bounds.append(f"{phrase} {getattr(mark, attribute)}")
-        elif getattr(mark, "pattern", None):
-            bounds.append(f"matching {mark.pattern}")
-        elif isinstance(mark, annotated_types.MinLen):
-            bounds.append("not empty")
-    return " ".join([words, " and ".join(bounds)]).strip() + f" ({field.description})"
-
-
-def _yaml_hint(field: FieldInfo, value: Any) -> str:
-    """YAML 1.1 reads 4e-4 as text; say how to write it."""
-    if field.annotation is float and isinstance(value, str):
-        try:
-            return f" (text; in YAML write {float(value)!r} with a decimal point, such as 4.0e-4)"
-        except ValueError:
-            pass
-    return ""
 
 
 def _short(value: Any) -> str:

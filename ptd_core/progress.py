@@ -1,11 +1,20 @@
-"""How a run shows that it advances: a bar per step where somebody watches, one line per epoch everywhere."""
+"""What a run prints: what it is, how long it will take, a line per epoch, and a bar where somebody watches."""
 
 import os
 import sys
+import time
 
 from tqdm.auto import tqdm
 
+from ptd_core.cost import cost, run_training_cost
+from ptd_core.data.dataset import Dataset
+from ptd_core.machine.device import describe_device, synchronize
+from ptd_core.records.checkpoint import Checkpoint
 from ptd_core.records.history import EpochRecord
+from ptd_core.records.stamp import stamp
+from ptd_core.trainer import Trainer
+
+ESTIMATE_AFTER = (3, 8)  # steps between which the first estimate is timed: the first ones warm caches
 
 
 def somebody_watches() -> bool:
@@ -20,7 +29,7 @@ def somebody_watches() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3 min 20 s, 13 h 40 min."""
+    """Seconds as a person reads them: 42 s, 3 min 20 s, 13 h 40 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -36,7 +45,7 @@ class Progress:
         self._show_bar = somebody_watches() if bar is None else bar
         self._bar = None
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         tqdm.write(text) if self._bar is not None else print(text, flush=True)
 
     def step(self, epoch: int, done: int, steps: int) -> None:
@@ -52,7 +61,7 @@ class Progress:
         """One line; the columns that were not measured in this epoch are left out."""
         self.close()
         tests = f"  test {record.headline:6.2f} %  train (clean) {record.clean_train_accuracy:6.2f} %"
-        self.say(
+        self.print(
             f"epoch {record.epoch + 1:3d}/{epochs}  kept {record.kept_tokens:4d}  loss {record.train_loss:.4f}"
             f"{tests if record.evaluated else ''}  {record.images_per_second:.0f} images/s"
         )
@@ -62,3 +71,95 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class Estimate:
+    """Prints once, after the first steps, how long the rest will take."""
+
+    def __init__(self, trainer: Trainer, progress: Progress):
+        self._trainer, self._progress = trainer, progress
+        self._start: float | None = None
+        self._done = False
+
+    def __call__(self, epoch: int, done: int) -> None:
+        first, last = ESTIMATE_AFTER
+        if self._done or done not in ESTIMATE_AFTER:
+            return
+        synchronize(self._trainer.device)
+        if done == first:
+            self._start = time.perf_counter()
+        elif self._start is not None:
+            step_seconds = (time.perf_counter() - self._start) / (last - first)
+            self._done = True
+            self._progress.print(
+                f"estimate  {duration(estimate_seconds(self._trainer, step_seconds, epoch))} for what remains, "
+                f"evaluation included ({self._trainer.recipe.batch_size / step_seconds:.0f} images/s now)"
+            )
+
+
+def estimate_seconds(trainer: Trainer, step_seconds: float, epoch: int) -> float:
+    """Time of the epochs from `epoch` on, evaluation included, if a training step now takes `step_seconds`.
+
+    Steps of other epochs and evaluation are scaled by their floating-point operations: an extrapolation.
+    """
+    recipe, images = trainer.recipe, trainer.steps_per_epoch * trainer.recipe.batch_size
+
+    def training(epoch: int) -> int:
+        return cost(recipe.vit, trainer.classes, recipe.token_drop, recipe.keep(epoch)).training
+
+    forward = cost(recipe.vit, trainer.classes).forward
+    later = range(epoch, recipe.epochs)
+    total = sum(images * training(t) + trainer.evaluates(t) * trainer.evaluated_images() * forward for t in later)
+    return step_seconds * total / (training(epoch) * recipe.batch_size)
+
+
+def describe(trainer: Trainer, dataset: Dataset) -> list[str]:
+    """What will run, in words and numbers, before it does."""
+    recipe, vit = trainer.recipe, trainer.recipe.vit
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    lines = [
+        f"run       {recipe.run_name}: {recipe.epochs} epochs of {trainer.steps_per_epoch} steps "
+        f"of {recipe.batch_size} images",
+        f"data      {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
+        f"{recipe.image_size} px, {trainer.classes} classes",
+        f"model     {parameters:,} parameters, {vit.patch_tokens} patch tokens, training "
+        f"{cost(vit, trainer.classes).training / 1e9:.3f} GFLOP an image",
+        f"device    {describe_device(trainer.device)}, {trainer.path}",
+    ]
+    if recipe.chapter == "ptd":
+        with_drop, without = run_training_cost(vit, trainer.classes, recipe.token_drop, recipe.keeps)
+        lines.append(
+            f"tokens    {recipe.kept_tokens(0)} kept in the first epoch, {recipe.kept_tokens(recipe.epochs - 1)} in "
+            f"the last, from block {recipe.drop_block} on; predicted from operations: {without / with_drop:.3f}x "
+            "faster than with all tokens"
+        )
+        if recipe.drop_start >= recipe.epochs:
+            lines.append(f"note      the run ends before drop_start = {recipe.drop_start}: no token is dropped")
+        elif recipe.drop_end >= recipe.epochs:
+            lines.append(f"note      the run ends before drop_end = {recipe.drop_end}: drop_final is not reached")
+    return lines
+
+
+def standing(trainer: Trainer, found: Checkpoint | None) -> list[str]:
+    """Where the run stands, if an earlier call has begun it."""
+    if found is None:
+        return []
+    recipe = trainer.recipe
+    if trainer.next_epoch >= recipe.epochs:
+        return [f"{recipe.run_name} is finished: its {len(found.records)} epochs are shown, not repeated"]
+    lines = [f"{recipe.run_name} is resumed from {position(trainer)}"]
+    here = stamp(trainer.device)
+    for name in ("device", "versions"):
+        if found.stamp[name] != here[name]:
+            lines.append(
+                f"note      begun with {name} {found.stamp[name]}, now {here[name]}: "
+                "the result can differ in rounding from that of a run that was never stopped"
+            )
+    return lines
+
+
+def position(trainer: Trainer) -> str:
+    """The next step of a trainer, in words."""
+    if trainer.partial is None:
+        return f"epoch {trainer.next_epoch} (counted from 0)"
+    return f"epoch {trainer.next_epoch}, step {trainer.partial.step} of {trainer.steps_per_epoch} (counted from 0)"

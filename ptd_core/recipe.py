@@ -9,12 +9,28 @@ import json
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticUndefined
 
+from ptd_core.data.augment import Augmentation
+from ptd_core.data.dataset import Dataset
+from ptd_core.data.load import load
+from ptd_core.data.mixing import Mixing
 from ptd_core.errors import RecipeError
-from ptd_core.parameters import explain, read_parameters
+from ptd_core.model import ViTConfig
+from ptd_core.parameters import explain, numeric_text, read_parameters
 from ptd_core.schedule import DropSchedule
+from ptd_core.step import Optimisation
+from ptd_core.token_drop import Keep, TokenDrop
 
 _PLACE = {"place": True}  # says where a run reads, writes and computes; not what it computes
 _PATH = r"^[^\x00-\x1f\x7f]*$"  # no control characters
@@ -105,7 +121,7 @@ class Recipe(BaseModel):
     # training
     epochs: int = _setting(10, "passes over the training images", ge=1, le=100_000)
     batch_size: int = _setting(
-        64, "images a training step; an epoch leaves out its last, smaller batch", ge=1, le=10**6
+        64, "images a training step; an epoch omits its last, smaller batch", ge=1, le=10**6
     )
     eval_batch_size: int = _setting(256, "images an evaluation step", ge=1, le=10**6)
     eval_every: int = _setting(1, "epochs between evaluations; the last epoch always has one", ge=1, le=100_000)
@@ -115,6 +131,11 @@ class Recipe(BaseModel):
     grad_clip: float = _setting(1.0, "largest gradient norm; 0: no clipping", ge=0, le=10**6)
     label_smoothing: float = _setting(0.03, "label smoothing", ge=0, lt=1)
     ema_decay: float = _setting(0.98, "decay of the weights' moving average; 0: off", ge=0, lt=1)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_in_text(cls, value: Any, info: ValidationInfo) -> Any:
+        return numeric_text(value) if cls.model_fields[info.field_name].annotation is float else value
 
     # what the values say together
 
@@ -136,23 +157,32 @@ class Recipe(BaseModel):
             refuse("mlp_ratio embed_dim", "the MLP would have no hidden unit")
         if self.drop_end < self.drop_start:
             refuse("drop_start drop_end", "drop_end must not come before drop_start")
+        tokens = (self.image_size // self.stem_stride) ** 2
         for name in ("drop_init", "drop_final"):
-            if self.schedule.tokens_at_ratio(getattr(self, name), self.patch_tokens) < 1:
-                refuse(
-                    f"{name} image_size stem_stride", f"of {self.patch_tokens} patch tokens less than one would be kept"
-                )
-        if self.mixes and self.batch_size % 2:
+            if DropSchedule.tokens_at_ratio(getattr(self, name), tokens) < 1:
+                refuse(f"{name} image_size stem_stride", f"of {tokens} patch tokens less than one would be kept")
+        if (self.mixup_alpha or self.cutmix_alpha) and self.batch_size % 2:
             refuse("batch_size mixup_alpha cutmix_alpha", "mixing pairs the images of a batch, which must be even")
         if self.subset and self.subset < self.batch_size:
             refuse("subset batch_size", "the training images do not fill one batch")
         return self
 
-    # what follows from the values
+    # the parts, for whatever needs them
 
     @property
-    def patch_tokens(self) -> int:
-        """N, the number of patch tokens."""
-        return (self.image_size // self.stem_stride) ** 2
+    def vit(self) -> ViTConfig:
+        return ViTConfig(
+            img_size=self.image_size,
+            stem_width=self.stem_width,
+            stem_stride=self.stem_stride,
+            embed_dim=self.embed_dim,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            qkv_bias=self.qkv_bias,
+            drop_rate=self.dropout,
+            drop_path_rate=self.drop_path,
+        )
 
     @property
     def schedule(self) -> DropSchedule:
@@ -166,8 +196,63 @@ class Recipe(BaseModel):
         )
 
     @property
-    def mixes(self) -> bool:
-        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+    def token_drop(self) -> TokenDrop:
+        return TokenDrop(blocks=(self.drop_block,))
+
+    @property
+    def augmentation(self) -> Augmentation:
+        return Augmentation(
+            crop_padding=self.crop_padding,
+            flip=self.flip,
+            rand_ops=self.rand_ops,
+            rand_magnitude=self.rand_magnitude,
+            erase=self.erase,
+        )
+
+    @property
+    def mixing(self) -> Mixing | None:
+        """Mixup and CutMix; None if both are off."""
+        if not self.mixup_alpha and not self.cutmix_alpha:
+            return None
+        return Mixing(self.mixup_alpha, self.cutmix_alpha, self.cutmix_share)
+
+    @property
+    def optimisation(self) -> Optimisation:
+        return Optimisation(
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            warmup_epochs=self.warmup_epochs,
+            grad_clip=self.grad_clip,
+            label_smoothing=self.label_smoothing,
+            ema_decay=self.ema_decay,
+        )
+
+    def load_dataset(self) -> Dataset:
+        """The images that the recipe names. Raises DataError as `data.load.load` does."""
+        return load(
+            self.dataset,
+            self.data_dir,
+            image_size=self.image_size,
+            subset=self.subset,
+            test_subset=self.test_subset,
+            download=self.download,
+        )
+
+    # what follows from the values
+
+    def kept_tokens(self, epoch: int) -> int:
+        """Patch tokens that come out of the last block in an epoch."""
+        return self.schedule.kept(epoch, self.vit.patch_tokens)
+
+    def keep(self, epoch: int) -> Keep | None:
+        """What a TokenDropViT is told in an epoch: kept patch tokens of each dropping block, None for all tokens."""
+        kept = self.kept_tokens(epoch)
+        return (kept,) if kept < self.vit.patch_tokens else None
+
+    @property
+    def keeps(self) -> list[Keep | None]:
+        """`keep` of every epoch."""
+        return [self.keep(epoch) for epoch in range(self.epochs)]
 
     @property
     def chapter(self) -> str:
@@ -181,15 +266,23 @@ class Recipe(BaseModel):
     @property
     def fingerprint(self) -> str:
         """Six hexadecimal digits of everything that decides the result (not where it is read, run or written)."""
-        return hashlib.sha256(json.dumps(self.essence(), sort_keys=True).encode()).hexdigest()[:6]
+        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:6]
 
-    def essence(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """The parameters that decide the result: all but names of places and devices."""
         return {
             name: getattr(self, name)
             for name, field in type(self).model_fields.items()
             if field.json_schema_extra is not _PLACE
         }
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with other values, checked as every recipe is. Raises RecipeError."""
+        return type(self).from_values({**self.model_dump(), **changes})
+
+    def model_copy(self, *, update: dict[str, Any] | None = None, deep: bool = False) -> "Recipe":
+        """pydantic's own, which would not check; values here are plain, so `deep` changes nothing."""
+        return self.replace(**(update or {}))
 
     # ways in
 

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import safetensors.torch
@@ -13,42 +14,45 @@ from torch import nn
 
 from ptd_core.cost import cost, run_training_cost
 from ptd_core.data.dataset import Dataset
-from ptd_core.data.load import load_recipe
 from ptd_core.errors import OutputError, TrainingError
-from ptd_core.machine.device import describe_device, resolve_device, synchronize
+from ptd_core.machine.device import resolve_device
 from ptd_core.machine.interrupt import Interrupt, Stopped
 from ptd_core.machine.ranks import Ranks
 from ptd_core.model import HybridViT
-from ptd_core.progress import Progress, duration
+from ptd_core.progress import Estimate, Progress, describe, position, standing
 from ptd_core.recipe import Recipe
-from ptd_core.records import history
+from ptd_core.records import history, run_record
 from ptd_core.records.checkpoint import Checkpoint, Checkpoints
-from ptd_core.records.folders import Folders
+from ptd_core.records.folders import RunFolder
 from ptd_core.records.history import EpochRecord
-from ptd_core.records.run_record import leave, read_info, refuse_other_recipe, run_info, stamp_line
+from ptd_core.records.ledger import time_ledger
+from ptd_core.records.run_record import ModelFacts, Results, RunRecord, Times, refuse_other_settings
 from ptd_core.records.stamp import stamp
-from ptd_core.trainer import Trainer, build_model
+from ptd_core.trainer import Probe, Trainer, build_model
+from ptd_core.views.curves import save_run_figures
 
 STOP_AGREED_EVERY = 16  # steps of several CUDA devices, which should not wait for each other's hosts at every one
-ESTIMATE_AFTER = (3, 8)  # steps between which the first estimate is timed: the first ones warm caches
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: what it was, what it recorded, and the weights that it stands for, in evaluation mode."""
+    """A finished run: what it was, what it recorded, and the weights that it stands for, in evaluation mode.
+
+    folder: where everything that it wrote is. record: what its run.json holds.
+    """
 
     recipe: Recipe
     dataset: Dataset
     records: list[EpochRecord]
     model: nn.Module
     trainer: Trainer
-    figures: Path
-    info: dict
+    folder: Path
+    record: RunRecord
 
     @property
     def stamp(self) -> str:
         """One line for the foot of a figure."""
-        return stamp_line(self.info)
+        return self.record.stamp_line
 
 
 def execute(
@@ -57,78 +61,82 @@ def execute(
     *,
     dataset: Dataset | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008  frozen
+    probes: tuple[Probe, ...] = (),
 ) -> Run:
-    """Train what the recipe says, or take it up where an earlier call stood, or show it if it is finished.
+    """Train what the recipe says, or resume it where an earlier call stood, or show it if it is finished.
 
-    dataset: the recipe's data, if the caller has read it already. ranks: the processes that do it together; this is
-    for the one that writes, the others call `follow`.
+    dataset: the recipe's data, if the caller has read it already. ranks: the processes that do it as one; this is
+    for the one that writes, the others call `run_worker`. probes: what they measure after each evaluated epoch goes
+    into the records.
 
     Raises OutputError if the run's folder holds another recipe's run, is in use by another process or cannot be
     written; DataError; DeviceError; TrainingError after saving what was recorded until then. Ctrl-C and SIGTERM end
-    it with KeyboardInterrupt and SystemExit(143) after the step under way, saved to go on from there.
+    it with KeyboardInterrupt and SystemExit(143) after the step under way, saved to be resumed from there.
     """
     progress = progress or Progress()
     started = time.perf_counter()
     resolve_device(recipe.device)  # an absent device is refused before data is read
-    folders = Folders.of(recipe)
-    with folders.locked():
-        checkpoints = Checkpoints(folders.state)
-        found = checkpoints.load(progress.say)
-        info = read_info(folders.figures)
-        _refuse_other_runs(recipe, folders, info, found)
-        dataset = dataset or load_recipe(recipe)
-        ranks.share(found and found.trainer)
-        trainer = Trainer(recipe, dataset, ranks)
-        folders.create()  # only now: a refusal above leaves nothing behind
-        records = _take_up(found, trainer, checkpoints)
-        for line in [*describe(recipe, dataset, trainer), *_standing(recipe, trainer, found)]:
-            progress.say(line)
-        if trainer.next_epoch < recipe.epochs or info is None or not info["finished"]:
+    folder = RunFolder(recipe.run_name, recipe.out_dir)
+    with folder.locked():
+        checkpoints = Checkpoints(folder.path)
+        found = checkpoints.load(progress.print)
+        record = RunRecord.read(folder.path)
+        for theirs in (record and record.recipe, found and found.recipe):
+            if theirs is not None:  # nothing of another recipe is overwritten
+                refuse_other_settings(recipe.settings(), theirs, folder.path)
+        dataset = dataset or recipe.load_dataset()
+        ranks.broadcast(found and found.trainer)
+        trainer = Trainer(recipe, dataset, ranks, probes)
+        folder.create()  # only now: a refusal above leaves no folder behind
+        records = _resume(found, trainer, checkpoints)
+        for line in [*describe(trainer, dataset), *standing(trainer, found)]:
+            progress.print(line)
+        if trainer.next_epoch < recipe.epochs or record is None or not record.finished:
+            # Where there is a run.json, what stands beside it belongs to it: not so while training goes on.
+            (folder.path / run_record.FILE).unlink(missing_ok=True)
             with Interrupt() as interrupt:
-                _train(recipe, trainer, records, folders, checkpoints, progress, interrupt)
-                info = run_info(recipe, trainer, records, finished=True)
-                info["times"]["this_call_seconds"] = time.perf_counter() - started
-                leave(recipe, records, info, folders.figures)
-    return Run(recipe, dataset, records, trainer.headline.eval(), trainer, folders.figures, info)
+                _train(trainer, records, checkpoints, folder.path, progress, interrupt)
+                record = _record(trainer, records, seconds=time.perf_counter() - started)
+                _save(trainer, records, record, folder.path)
+    return Run(recipe, dataset, records, trainer.headline.eval(), trainer, folder.path, record)
 
 
-def follow(recipe: Recipe, ranks: Ranks) -> None:
-    """Train beside the process that writes, in step with it, from where it stands, and leave nothing behind."""
-    state = ranks.share()
-    trainer = Trainer(recipe, load_recipe(recipe), ranks)
+def run_worker(recipe: Recipe, ranks: Ranks) -> None:
+    """Train beside the process that writes, in step with it, from where it stands, and write nothing."""
+    state = ranks.broadcast()
+    trainer = Trainer(recipe, recipe.load_dataset(), ranks)
     if state is not None:
         trainer.load_state_dict(state)
     if trainer.partial is not None:
         trainer.partial.random = None  # the other process's
     with Interrupt() as interrupt:
-        for _ in trainer.epochs(may_stop=together(interrupt, trainer)):
+        for _ in trainer.epochs(may_stop=stop_check(interrupt, trainer)):
             pass
 
 
 def load_model(run: str, out_dir: str = "") -> HybridViT:
     """The headline weights of the run of that name, in evaluation mode, on the CPU.
 
-    out_dir: the folder that holds the run's figures/ and runs/; by default the project's own.
+    out_dir: the folder that holds the run's runs/; by default the project's own.
     Raises RecipeError for a name that no run can have, OutputError if the run or its weights are not there, or are
     damaged.
     """
-    folders = Folders.of(Recipe.from_values({"run": run, "out_dir": out_dir}, source="load_model"))
-    info = read_info(folders.figures)
-    if info is None:
-        raise OutputError(f"{folders.figures}: holds no run")
-    file = Checkpoints(folders.state).weights
+    Recipe.from_values({"run": run, "out_dir": out_dir}, source="load_model")
+    folder = RunFolder(run, out_dir).path
+    record = RunRecord.read(folder)
+    if record is None:
+        raise OutputError(f"{folder}: holds no run with a {run_record.FILE}")
+    file = Checkpoints(folder).weights
     try:
         weights = safetensors.torch.load_file(file)
-        model = build_model(
-            Recipe.from_values(info["recipe"], source=str(folders.figures)), len(weights["head.weight"])
-        )
+        model = build_model(Recipe.from_values(record.recipe, source=str(folder)), len(weights["head.weight"]))
         model.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise OutputError(f"{file}: cannot be read as the weights of {run} ({error})") from None
     return model.eval()
 
 
-def together(interrupt: Interrupt, trainer: Trainer) -> Callable[[], None]:
+def stop_check(interrupt: Interrupt, trainer: Trainer) -> Callable[[], None]:
     """A check that stops all processes after the same step when a signal has come to one of them."""
     calls = itertools.count()
     every = STOP_AGREED_EVERY if trainer.device.type == "cuda" and trainer.ranks.size > 1 else 1
@@ -141,58 +149,26 @@ def together(interrupt: Interrupt, trainer: Trainer) -> Callable[[], None]:
     return check
 
 
-def describe(recipe: Recipe, dataset: Dataset, trainer: Trainer) -> list[str]:
-    """What will run, in words and numbers, before it does."""
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    price = cost(recipe, trainer.classes)
-    with_drop, without = run_training_cost(recipe, trainer.classes)
-    first, last = (
-        recipe.schedule.kept(0, recipe.patch_tokens),
-        recipe.schedule.kept(recipe.epochs - 1, recipe.patch_tokens),
-    )
-    lines = [
-        f"run       {recipe.run_name}: {recipe.epochs} epochs of {trainer.steps_per_epoch} steps "
-        f"of {recipe.batch_size} images",
-        f"data      {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
-        f"{recipe.image_size} px, {trainer.classes} classes",
-        f"model     {parameters:,} parameters, {recipe.patch_tokens} patch tokens, training "
-        f"{price.training / 1e9:.3f} GFLOP an image",
-        f"device    {describe_device(trainer.device)}, {trainer.path}",
-    ]
-    if recipe.chapter == "ptd":
-        lines.append(
-            f"tokens    {first} kept in the first epoch, {last} in the last, from block {recipe.drop_block} on; "
-            f"at most {without / with_drop:.3f}x faster than with all tokens, by operations"
-        )
-        if recipe.drop_start >= recipe.epochs:
-            lines.append(f"note      the run ends before drop_start = {recipe.drop_start}: no token is dropped")
-        elif recipe.drop_end >= recipe.epochs:
-            lines.append(f"note      the run ends before drop_end = {recipe.drop_end}: drop_final is not reached")
-    return lines
-
-
 def _train(
-    recipe: Recipe,
     trainer: Trainer,
     records: list[EpochRecord],
-    folders: Folders,
     checkpoints: Checkpoints,
+    folder: Path,
     progress: Progress,
     interrupt: Interrupt,
 ) -> None:
     """Train to the end; `records` grows. What a killed process loses is at most checkpoint_every epochs of time."""
-    estimate = _Estimate(trainer, progress)
-    origin = stamp(trainer.device)
+    recipe, estimate, origin = trainer.recipe, Estimate(trainer, progress), stamp(trainer.device)
 
     def on_step(epoch: int, done: int, steps: int) -> None:
         progress.step(epoch, done, steps)
         estimate(epoch, done)
 
     def checkpoint() -> Checkpoint:
-        return Checkpoint(trainer.state_dict(), records, recipe.essence(), origin)
+        return Checkpoint(trainer.state_dict(), records, recipe.settings(), origin)
 
     try:
-        for record in trainer.epochs(on_step, together(interrupt, trainer)):
+        for record in trainer.epochs(on_step, stop_check(interrupt, trainer)):
             records.append(record)
             progress.epoch(record, recipe.epochs)
             # The last checkpoint comes last: a process killed before it writes the others again, to the same end.
@@ -204,81 +180,62 @@ def _train(
             if len(records) == 1:
                 checkpoints.save_weights(checkpoints.early, trainer.headline.state_dict(), description)
             if len(records) % recipe.checkpoint_every == 0 or trainer.next_epoch == recipe.epochs:
-                history.write_csv(records, folders.state / "history.csv")
+                history.write_csv(records, history.history_file(folder, recipe.chapter))
                 checkpoints.save_weights(checkpoints.weights, trainer.headline.state_dict(), description)
                 checkpoints.save(checkpoint())
     except Stopped:
         checkpoints.save(checkpoint())
         if records:
-            history.write_csv(records, folders.state / "history.csv")
-            leave(recipe, records, run_info(recipe, trainer, records, finished=False), folders.figures)
+            _save(trainer, records, _record(trainer, records), folder)
         progress.close()
-        progress.say(f"{recipe.run_name} is stopped and saved; the same again goes on from {_position(trainer)}")
+        progress.print(f"{recipe.run_name} is stopped and saved; the same command resumes it from {position(trainer)}")
         raise
     except TrainingError:
         if records:
-            leave(recipe, records, run_info(recipe, trainer, records, finished=False), folders.figures)
+            _save(trainer, records, _record(trainer, records), folder)
         raise
     finally:
         progress.close()
 
 
-class _Estimate:
-    """Says once, after the first steps, how long the rest will take."""
-
-    def __init__(self, trainer: Trainer, progress: Progress):
-        self._trainer, self._progress = trainer, progress
-        self._start: float | None = None
-        self._done = False
-
-    def __call__(self, epoch: int, done: int) -> None:
-        first, last = ESTIMATE_AFTER
-        if self._done or done not in ESTIMATE_AFTER:
-            return
-        synchronize(self._trainer.device)
-        if done == first:
-            self._start = time.perf_counter()
-        elif self._start is not None:
-            step_seconds = (time.perf_counter() - self._start) / (last - first)
-            self._done = True
-            self._progress.say(
-                f"estimate  {duration(self._trainer.estimate_seconds(step_seconds, epoch))} for what remains, "
-                f"evaluation included ({self._trainer.recipe.batch_size / step_seconds:.0f} images/s now)"
-            )
-
-
-def _standing(recipe: Recipe, trainer: Trainer, found: Checkpoint | None) -> list[str]:
-    """Where the run stands, if an earlier call has begun it."""
-    if found is None:
-        return []
-    if trainer.next_epoch >= recipe.epochs:
-        return [f"{recipe.run_name} is finished: its {len(found.records)} epochs are shown, not repeated"]
-    lines = [f"{recipe.run_name} goes on from {_position(trainer)}"]
-    here = stamp(trainer.device)
-    for name in ("device", "versions"):
-        if found.stamp[name] != here[name]:
-            lines.append(
-                f"note      begun with {name} {found.stamp[name]}, now {here[name]}: "
-                "the result can differ in rounding from that of a run that was never stopped"
-            )
-    return lines
+def _record(trainer: Trainer, records: list[EpochRecord], seconds: float | None = None) -> RunRecord:
+    """What run.json holds. seconds: of the call that finished the run; None for a run that is not finished."""
+    recipe = trainer.recipe
+    with_drop, without = run_training_cost(recipe.vit, trainer.classes, recipe.token_drop, recipe.keeps)
+    return RunRecord(
+        run=recipe.run_name,
+        chapter=recipe.chapter,
+        seed=recipe.seed,
+        finished=seconds is not None,
+        recipe=recipe.settings(),
+        **stamp(trainer.device),
+        precision=trainer.path.precision,
+        attention=trainer.path.attention,
+        compilation=trainer.path.compilation,
+        processes=trainer.ranks.size,
+        made=datetime.now(UTC).strftime("%Y-%m-%d"),
+        model=ModelFacts(
+            parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+            training_flops_per_image=cost(recipe.vit, trainer.classes).training,
+            predicted_speedup=without / with_drop,
+        ),
+        epochs=len(records),
+        results=Results.of(records),
+        times=Times.of(records, seconds),
+        time_ledger=time_ledger(records, recipe.vit.patch_tokens),
+    )
 
 
-def _position(trainer: Trainer) -> str:
-    if trainer.partial is None:
-        return f"epoch {trainer.next_epoch} (counted from 0)"
-    return f"epoch {trainer.next_epoch}, step {trainer.partial.step} of {trainer.steps_per_epoch} (counted from 0)"
+def _save(trainer: Trainer, records: list[EpochRecord], record: RunRecord, folder: Path) -> None:
+    """The records and figures of a run; run.json last, so that it stands for a complete set."""
+    recipe = trainer.recipe
+    history.write_csv(records, history.history_file(folder, recipe.chapter))
+    history.write_metrics(records, recipe.chapter, folder / f"{recipe.chapter}_metrics.csv")
+    save_run_figures(recipe, records, folder, record.stamp_line)
+    record.write(folder)
 
 
-def _refuse_other_runs(recipe: Recipe, folders: Folders, info: dict | None, found: Checkpoint | None) -> None:
-    """Nothing that another recipe left is overwritten."""
-    if info is not None:
-        refuse_other_recipe(recipe, info["recipe"], folders.figures)
-    if found is not None:
-        refuse_other_recipe(recipe, found.recipe, folders.state)
-
-
-def _take_up(found: Checkpoint | None, trainer: Trainer, checkpoints: Checkpoints) -> list[EpochRecord]:
+def _resume(found: Checkpoint | None, trainer: Trainer, checkpoints: Checkpoints) -> list[EpochRecord]:
     """Load an earlier call's state into the trainer; its records, or none."""
     if found is None:
         return []

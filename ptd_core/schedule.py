@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
-NO_DROP = Fraction(1, 10**6)  # a drop ratio up to this is no drop
+NO_DROP = 1e-6  # a drop ratio up to this is no drop
+# Ratios are decimals that a person wrote, and floats miss them by less than this: floor((1 - 0.9) * 100) would be 9.
+SLIP = 1e-9
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,6 @@ class DropSchedule:
 
     where t is the epoch, counted from 0 and constant within it; init = d_init, final = d_final (ratios),
     start = t_s, end = t_e (epochs), gamma the exponent. With hold=False, d(t) = 0 for t >= t_e.
-
-    Ratios are read as the decimals that a person wrote (0.9 is 9/10) and computed exactly, because the
-    number of kept tokens is a floor: in floating point, floor((1 - 0.9) * 100) is 9, one too few.
     """
 
     init: float = 0.0
@@ -29,36 +27,23 @@ class DropSchedule:
     gamma: float = 2.0
     hold: bool = True
 
-    def _exact(self, epoch: int) -> Fraction:
-        init, final = _decimal(self.init), _decimal(self.final)
-        if epoch >= self.end:
-            return final if self.hold else Fraction(0)
-        if epoch < self.start:
-            return init
-        progress = Fraction(epoch - self.start, self.end - self.start)
-        if float(self.gamma).is_integer():
-            rise = progress ** int(self.gamma)
-        else:  # no exact value: its float is as close as the curriculum can be said
-            rise = Fraction(float(progress) ** self.gamma)
-        return init + rise * (final - init)
-
     def ratio(self, epoch: int) -> float:
         """d(t), the share of patch tokens to drop at an epoch."""
-        return float(self._exact(epoch))
+        if epoch >= self.end:
+            return self.final if self.hold else 0.0
+        if epoch < self.start:
+            return self.init
+        progress = (epoch - self.start) / (self.end - self.start)
+        return self.init + progress**self.gamma * (self.final - self.init)
 
     def kept(self, epoch: int, patch_tokens: int) -> int:
         """k, the number of patch tokens kept at an epoch: floor((1 - d(t)) N), never below 1."""
-        return max(1, self.tokens_at_ratio(self._exact(epoch), patch_tokens))
+        return max(1, self.tokens_at_ratio(self.ratio(epoch), patch_tokens))
 
     @staticmethod
-    def tokens_at_ratio(ratio: float | Fraction, patch_tokens: int) -> int:
-        """floor((1 - d) N) exactly; N for d up to 1e-6. May be 0, which recipes refuse."""
-        exact = _decimal(ratio)
-        return patch_tokens if exact <= NO_DROP else math.floor((1 - exact) * patch_tokens)
-
-
-def _decimal(value: float | Fraction) -> Fraction:
-    return value if isinstance(value, Fraction) else Fraction(repr(float(value)))
+    def tokens_at_ratio(ratio: float, patch_tokens: int) -> int:
+        """floor((1 - d) N); N for d up to 1e-6. May be 0, which recipes refuse."""
+        return patch_tokens if ratio <= NO_DROP else math.floor((1 - ratio) * patch_tokens + SLIP)
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:

@@ -5,7 +5,6 @@ are executed first, as they stand; a run that is already finished is shown, not 
 """
 
 import argparse
-import shutil
 import sys
 from dataclasses import dataclass
 from html import escape
@@ -19,9 +18,9 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from ptd_core.errors import OutputError, PTDError
 from ptd_core.paths import PROJECT_ROOT
+from ptd_core.views.pages import asset, render
 
 CHAPTERS = ("baseline", "ptd")
-STYLE = Path(__file__).parent / "views" / "pages" / "site.css"
 ziamath.config.svg2 = False  # each drawing with its own letters: shared ones have names that equations would share
 BOOK_TITLE = "Progressive Token Drop: a book that runs"
 
@@ -62,21 +61,21 @@ class _Exporter(HTMLExporter):
 
 
 def build(notebooks: list[Path], folder: Path) -> list[Path]:
-    """Write one page per executed notebook, index.html and the style into `folder`; the pages' paths.
+    """Write index.html, one page per executed notebook, and the style into `folder`; the pages' paths.
 
     Raises OutputError for a file that is not an executed notebook, or whose run failed; nothing is written then.
     """
     pages = [read_page(path) for path in notebooks]
     if len({page.file for page in pages}) < len(pages):
         raise OutputError(f"two notebooks would be the same page: {', '.join(map(str, notebooks))}")
-    written = {"index.html": _document(BOOK_TITLE, _contents(pages), pages)}
+    written = {"index.html": render("site_contents.html.j2", title=BOOK_TITLE, pages=pages, here=None)}
     exporter = _Exporter()
-    for number, page in enumerate(pages):
+    for before, page, after in zip([None, *pages[:-1]], pages, [*pages[1:], None]):
         body, _ = exporter.from_notebook_node(page.notebook)
-        before, after = pages[number - 1] if number else None, pages[number + 1] if number + 1 < len(pages) else None
-        written[page.file] = _document(page.title, body + _neighbours(before, after), pages, page)
+        around = {"pages": pages, "here": page, "before": before, "after": after}
+        written[page.file] = render("site_chapter.html.j2", title=page.title, body=body, **around)
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(STYLE, folder / "site.css")
+    (folder / "site.css").write_text(asset("site.css"), encoding="utf-8")
     for name, text in written.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in written]
@@ -122,41 +121,6 @@ def _with_alternatives(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode
                 if "image/png" in output.get("data", {}):
                     output.metadata["image/png"] = {"alt": f"Figure: {heading}"}
     return notebook
-
-
-def _contents(pages: list[Page]) -> str:
-    items = "".join(
-        f'<li><a href="{page.file}">{escape(page.title)}</a><p>{escape(page.question)}</p></li>' for page in pages
-    )
-    return f"<h1>{BOOK_TITLE}</h1><ol>{items}</ol>"
-
-
-def _neighbours(before: Page | None, after: Page | None) -> str:
-    links = [f'<a href="{before.file}" rel="prev">← {escape(before.title)}</a>'] if before else []
-    links += [f'<a href="{after.file}" rel="next">{escape(after.title)} →</a>'] if after else []
-    return f'<nav class="neighbours" aria-label="neighbouring chapters">{"".join(links)}</nav>'
-
-
-def _document(title: str, body: str, pages: list[Page], here: Page | None = None) -> str:
-    links = [f'<a href="index.html"{"" if here else " aria-current=page"}>Contents</a>']
-    for page in pages:
-        links.append(f'<a href="{page.file}"{" aria-current=page" if page is here else ""}>{escape(page.title)}</a>')
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<link rel="stylesheet" href="site.css">
-</head>
-<body>
-<nav class="book" aria-label="chapters">{"".join(links)}</nav>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
 
 
 def _name(title: str) -> str:

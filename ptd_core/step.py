@@ -2,88 +2,110 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from ptd_core.data.batches import Batch
 from ptd_core.data.mixing import mix, mixed_cross_entropy
 from ptd_core.machine.fast_path import FastPath
 from ptd_core.machine.ranks import Ranks
-from ptd_core.recipe import Recipe
+from ptd_core.token_drop import Keep
 
 PREPARING_STEPS = 3  # with CUDA graphs the first warms up, the second is recorded, the third replays
 
 
-class TrainingStep:
-    """The step of a recipe on a model that is in training mode. Nothing in it waits for the device.
+@dataclass(frozen=True)
+class Optimisation:
+    """How weights are updated: AdamW, linear warm-up and cosine, clipping, and the moving average.
 
-    normalise: images in [0, 1] (B, 3, S, S) -> what the model takes. ranks: the processes that share the batch; each
-    gets the whole of it and computes its own rows.
+    lr: at the peak. warmup_epochs: of linear warm-up. grad_clip: largest gradient norm, 0 for no clipping.
+    ema_decay: of the weights' moving average, 0 for none.
+    """
+
+    lr: float
+    weight_decay: float = 0.05
+    warmup_epochs: int = 0
+    grad_clip: float = 0.0
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+
+
+class TrainingStep:
+    """The step of a run on a network that is in training mode. Nothing in it waits for the device.
+
+    network: images (B, 3, S, S), normalised, and keep -> logits, such as a TokenDropViT. normalise: images in [0, 1]
+    -> what the network takes. ranks: the processes that share the batch; each gets the whole of it and computes its
+    own shard.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
-        model: nn.Module,
+        network: nn.Module,
+        optimisation: Optimisation,
         path: FastPath,
         normalise: Callable[[Tensor], Tensor],
         ranks: Ranks = Ranks(),  # noqa: B008  frozen
     ):
-        self.recipe = recipe
-        self.model = model
+        self.network = network
+        self.optimisation = optimisation
         self.path = path
         self.normalise = normalise
-        self.parameters = list(model.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
         self.ranks = ranks
-        self._compiled = path.compile(ranks.parallel(model))
+        self.parameters = list(network.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay, fused=True
+        )
+        self._compiled = path.compile(ranks.parallel(network))
 
-    def __call__(self, images: Tensor, labels: Tensor, keep: int, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean loss () of the images in [0, 1] and how many were classified right (), before the update.
+    def __call__(self, batch: Batch, keep: Keep | None) -> tuple[Tensor, Tensor]:
+        """Mean loss () of the batch and how many images were classified right (), before the update.
 
-        weight: the map (S, S) that mixes each image with its partner, None for no mixing.
+        keep: what the network is told to keep; None for all tokens.
         """
-        loss, correct = self.forward(images, labels, keep, weight)
+        loss, correct = self.forward(batch, keep)
         self.backward(loss)
         self.update()
         loss, correct = self.ranks.sum(torch.stack([loss.detach() / self.ranks.size, correct])).unbind()
         return loss, correct
 
-    def prepare(self, images: Tensor, labels: Tensor, keep: int, weight: Tensor | None) -> None:
+    def prepare(self, batch: Batch, keep: Keep | None) -> None:
         """Let a compiled step compile, and record its CUDA graph, on inputs like these: no call of it will have to.
 
         Weights, statistics of batch norm and the optimizer stay as they are; random generators move on.
         """
-        statistics = [buffer.clone() for buffer in self.model.buffers()]
+        statistics = [buffer.clone() for buffer in self.network.buffers()]
         for _ in range(PREPARING_STEPS):
-            loss, _ = self.forward(images, labels, keep, weight)
+            loss, _ = self.forward(batch, keep)
             self.backward(loss)
         self.optimizer.zero_grad(set_to_none=True)
-        for buffer, before in zip(self.model.buffers(), statistics):
+        for buffer, before in zip(self.network.buffers(), statistics):
             buffer.copy_(before)
 
-    def forward(self, images: Tensor, labels: Tensor, keep: int, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean loss and correct answers, both (), of this process's rows."""
-        rows, smoothing = self.ranks.rows, self.recipe.label_smoothing
+    def forward(self, batch: Batch, keep: Keep | None) -> tuple[Tensor, Tensor]:
+        """Mean loss and correct answers, both (), of this process's shard."""
+        shard, smoothing = self.ranks.shard, self.optimisation.label_smoothing
+        images, labels, weight, _ = batch
         if weight is not None:
             images = mix(images, weight)
         with autocast(images.device, self.path.precision):
-            logits = self._compiled(self.normalise(rows(images)), keep=keep)
-        logits, own = logits.float(), rows(labels)
+            logits = self._compiled(self.normalise(shard(images)), keep)
+        logits, own = logits.float(), shard(labels)
         correct = (logits.detach().argmax(dim=1) == own).sum().float()
         if weight is None:
             return F.cross_entropy(logits, own, label_smoothing=smoothing), correct
-        return mixed_cross_entropy(logits, own, rows(labels.flip(0)), weight.mean(), smoothing), correct
+        return mixed_cross_entropy(logits, own, shard(labels.flip(0)), weight.mean(), smoothing), correct
 
     def backward(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
 
     def update(self) -> None:
-        if self.recipe.grad_clip:
-            nn.utils.clip_grad_norm_(self.parameters, self.recipe.grad_clip)
+        if self.optimisation.grad_clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.optimisation.grad_clip)
         self.optimizer.step()
 
 

@@ -30,14 +30,14 @@ TINY = {
 
 
 class Lines(Progress):
-    """Progress that remembers what it said."""
+    """Progress that remembers what it printed."""
 
     def __init__(self):
         super().__init__(bar=False)
-        self.said = []
+        self.printed = []
 
-    def say(self, text):
-        self.said.append(text)
+    def print(self, text):
+        self.printed.append(text)
 
 
 CLOCKS = ("train_seconds", "data_seconds", "eval_seconds", "images_per_second", "compile_seconds")
@@ -87,7 +87,7 @@ def _few_threads():
 
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory):
-    """The notebook that papermill leaves, as the README's first command makes it."""
+    """The notebook that papermill writes, as the README's first command makes it."""
     folder = tmp_path_factory.mktemp("executed")
     parameters = {**TINY, "out_dir": str(folder), "run": "tiny"}
     papermill.execute_notebook(

@@ -15,7 +15,7 @@ from ptd_core.run import execute
 
 
 class Silent(Progress):
-    def say(self, text):
+    def print(self, text):
         pass
 
 

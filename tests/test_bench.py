@@ -11,6 +11,7 @@ from ptd_core.bench.peers import PlainViT, encoder_vit, timm_vit
 from ptd_core.bench.plain import plain_step
 from ptd_core.bench.workload import Workload, random_images
 from ptd_core.model import HybridViT
+from ptd_core.token_drop import TokenDropViT
 
 TINY = ["stem_width=4", "embed_dim=16", "depth=2", "num_heads=2", "batch_size=8", "device=cpu", "precision=fp32",
         "compilation=off"]  # fmt: skip
@@ -37,7 +38,7 @@ def test_plain_implementation_is_the_same_function(tiny):
     recipe = tiny(dropout=0.0, drop_path=0.0)
     torch.manual_seed(0)
     plain = PlainViT(recipe, 10).double().train()
-    ours = HybridViT(10, 16, 4, 2, 16, 2, 2, attention="explicit").double().train()
+    ours = HybridViT.of(recipe.vit, 10, "explicit").double().train()
     weights = {
         name.replace("tokens.stem.", "stem.")
         .replace("qkv", "attn.qkv")
@@ -49,19 +50,19 @@ def test_plain_implementation_is_the_same_function(tiny):
     ours.load_state_dict(weights)
     images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     for keep in (None, 64, 30, 1):
-        torch.testing.assert_close(plain(images, keep), ours(images, keep=keep))
+        torch.testing.assert_close(plain(images, keep), TokenDropViT(ours)(images, keep and (keep,)))
 
 
 def test_peers_have_the_size_of_this_model(tiny):
     recipe = tiny()
-    size = sum(p.numel() for p in HybridViT(10, 16, 4, 2, 16, 2, 2).parameters())
+    size = sum(p.numel() for p in HybridViT.of(recipe.vit, 10).parameters())
     for peer in (timm_vit(recipe, 10), timm_vit(recipe, 10, 0.35), encoder_vit(recipe, 10)):
         assert sum(p.numel() for p in peer.parameters()) == size
-        assert peer(torch.randn(2, 3, 16, 16), keep=64).shape == (2, 10)
+        assert peer(torch.randn(2, 3, 16, 16), (64,)).shape == (2, 10)
     seen = []
     dropping = timm_vit(recipe, 10, 0.35).train()
     dropping.model.blocks[0].register_forward_hook(lambda module, given, out: seen.append(out.shape[1]))
-    dropping(torch.randn(2, 3, 16, 16), keep=64)
+    dropping(torch.randn(2, 3, 16, 16), (64,))
     assert seen == [1 + 41]  # floor of 0.65 * 64: random drop as much as saliency would
 
 
@@ -76,14 +77,13 @@ def test_a_step_of_the_workload_is_the_trainers(tiny):
     """Two steps by the bench leave the weights that two steps by the trainer leave."""
     recipe = tiny(dropout=0.0, drop_path=0.0, drop_final=0.0, warmup_epochs=0, epochs=1, lr=1e-4)
     bench_work, trained = Workload(recipe), Workload(recipe)
-    model = bench_work.trainer.model
-    step = bench_work.step(model, 64)
+    model = bench_work.network()
+    step = bench_work.step(model, None)
     batches = trained.batches()
     trained.trainer.model.train()
     for _ in range(2):
         step()
-        images, labels, weight = next(batches)
-        trained.trainer.step(images, labels, 64, weight)
+        trained.trainer.step(next(batches), None)
     for mine, theirs in zip(model.parameters(), trained.trainer.model.parameters()):
         assert torch.equal(mine, theirs)
 
@@ -95,7 +95,7 @@ def test_bench_leaves_a_report(tmp_path, capsys):
     report = json.loads((folder / "bench.json").read_text())
     assert list(report["sections"]) == sections and report["rounds"] == 2
     for row in report["sections"]["steps"]:
-        assert row["flops_bound"] >= 1 and len(row["seconds"]) == 2
+        assert row["predicted"] >= 1 and len(row["seconds"]) == 2
     assert report["sections"]["steps"][0]["speedup"] == 1
     printed = capsys.readouterr().out
     assert all(row["case"] in printed for rows in report["sections"].values() for row in rows)

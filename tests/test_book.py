@@ -87,7 +87,7 @@ def test_chapter_runs_from_the_root_and_from_its_folder(chapter, folder, tmp_pat
     assert len(pages) == {"baseline": 1, "ptd": 2}[chapter]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     assert text.count("epoch   ") == 3 and "estimate" not in text.split("epoch   1/3")[1]  # one line an epoch
-    made = {path.name for path in (tmp_path / "figures" / "tiny").iterdir()}
+    made = {path.name for path in (tmp_path / "runs" / "tiny").iterdir()}
     assert {f"{chapter}_saliency.png", f"{chapter}_accuracy.png", "run.json"} <= made
     assert {f"{chapter}_saliency_explorer.html", *(["ptd_schedule_explorer.html"] * (chapter == "ptd"))} <= made
 
@@ -109,7 +109,7 @@ def test_reading_the_parameters_again_after_the_last_cell_finds_nothing_new(tmp_
     ("chapter", "parameters", "words"),
     [
         ("ptd", {"drop_finl": 0.3}, "drop_finl = 0.3 is not a parameter; did you mean drop_final?"),
-        ("ptd", {"epochs": 0}, "epochs must be an integer at least 1"),
+        ("ptd", {"epochs": 0}, "epochs should be greater than or equal to 1; got 0"),
         ("baseline", {"drop_final": 0.35}, "this chapter trains with all tokens"),
         ("ptd", {"dataset": "cifar100", "data_dir": "nowhere", "download": False}, "nowhere"),
     ],
@@ -118,4 +118,4 @@ def test_bad_parameters_fail_the_notebook(chapter, parameters, words, tmp_path):
     result = run_papermill(chapter, tmp_path / "out.ipynb", ROOT, {**parameters, "out_dir": tmp_path})
     assert result.returncode != 0
     assert words in result.stderr
-    assert not (tmp_path / "figures").exists()
+    assert not (tmp_path / "runs").exists()

@@ -203,8 +203,8 @@ def test_run_with_a_damaged_checkpoint_ends_as_if_it_had_none(tiny, tmp_path):
     checkpoints.last.write_bytes(checkpoints.last.read_bytes()[:1000])
     progress = Lines()
     again = execute(tiny(), progress)
-    assert any("last.pt: is damaged" in line and "previous.pt is used" in line for line in progress.said)
-    assert any("goes on from epoch 2" in line for line in progress.said)
+    assert any("last.pt: is damaged" in line and "previous.pt is used" in line for line in progress.printed)
+    assert any("is resumed from epoch 2" in line for line in progress.printed)
     assert without_clocks(again.records) == without_clocks(whole.records)
     assert equal(again.trainer.state_dict(), whole.trainer.state_dict())
 
@@ -219,7 +219,7 @@ def test_what_a_finished_run_keeps(tiny, tmp_path, tiny_shapes):
     assert equal(last.trainer, done.trainer.state_dict()) and last.records == done.records
     assert previous.records == done.records[:-1]
     assert best.records[-1].headline == max(record.headline for record in done.records)
-    assert done.info["results"]["test_accuracy"] == done.records[-1].headline  # not the best
+    assert done.record.results.test_accuracy == done.records[-1].headline  # not the best
 
     weights = safetensors.torch.load_file(checkpoints.weights)
     assert equal(weights, done.trainer.headline.state_dict())

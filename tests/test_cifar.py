@@ -192,6 +192,7 @@ RGB = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         (b"", "no image"),
         (b"GIF89a" + bytes(50), "not a PNG"),
         (png(GREY), "colour type 0"),
+        (png(RGB)[:24] + b"\x10" + png(RGB)[25:], "16 bits"),
         (png(np.zeros((32, 33, 3), dtype=np.uint8)), "33 x 32"),
         # A header that claims 60,000 x 60,000 pixels must be refused by its claim, not by trying.
         (png(RGB)[:16] + (60_000).to_bytes(4, "big") * 2 + png(RGB)[24:], "60000 x 60000"),
@@ -200,8 +201,23 @@ RGB = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         # Decoders may let these two pass: a wrong checksum of the pixels, and an end that is missing.
         (png(RGB)[:-16] + bytes(4) + png(RGB)[-12:], "damaged"),
         (png(RGB)[:-12], "damaged"),
+        # A second header, whole and with its checksum, which decoders believe.
+        (png(RGB)[:33] + png(np.zeros((99, 99, 3), dtype=np.uint8))[8:33] + png(RGB)[33:], "damaged"),
     ],
-    ids=["null", "empty", "gif", "grey", "size", "enormous", "truncated", "bit flip", "checksum", "no end"],
+    ids=[
+        "null",
+        "empty",
+        "gif",
+        "grey",
+        "16 bits",
+        "size",
+        "enormous",
+        "truncated",
+        "bit flip",
+        "checksum",
+        "no end",
+        "two headers",
+    ],
 )
 def test_wrong_image_is_named_by_file_and_row(hub, truth, image, words):
     images, labels = truth["train"]

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptd_core.cost import cost, run_training_cost
+from ptd_core.cost import cost, count, run_training_cost
+from ptd_core.model import HybridViT, ViTConfig
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
+from ptd_core.token_drop import TokenDrop, TokenDropViT
 from ptd_core.trainer import build_model
 
 PUBLISHED = {
@@ -34,51 +36,72 @@ PUBLISHED = {
 def test_agrees_with_torchs_counter(sizes, drop_block, keep):
     recipe = Recipe(drop_block=drop_block, **sizes)
     # Explicit attention: the counter's rule for the fused kernel's backward adds the recomputation of its forward.
-    model = build_model(recipe, 10, "explicit").train()
+    network = TokenDropViT(build_model(recipe, 10, "explicit").train(), recipe.token_drop)
     images = torch.randn(2, 3, recipe.image_size, recipe.image_size)
+    keep = keep and (keep,)
     with FlopCounterMode(display=False) as counter:
-        loss = model(images, keep=keep).sum()
+        loss = network(images, keep).sum()
     forward = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter:
         loss.backward()
-    expected = cost(recipe, 10, keep)
+    expected = cost(recipe.vit, 10, recipe.token_drop, keep)
     assert forward == 2 * expected.forward
     assert forward + counter.get_total_flops() == 2 * expected.training
 
 
+@pytest.mark.parametrize(
+    ("blocks", "keep"), [((0,), (20,)), ((1,), (64,)), ((0, 2), (40, 9)), ((0, 1, 2), (50, 50, 3))]
+)
+def test_counting_on_the_meta_device_equals_the_closed_form(blocks, keep):
+    vit, drop = ViTConfig(img_size=16, stem_width=8, embed_dim=32, depth=3, num_heads=4), TokenDrop(blocks)
+    with torch.device("meta"):
+        network = TokenDropViT(HybridViT.of(vit, 7, "explicit").train(), drop)
+    images = torch.empty(4, 3, 16, 16, device="meta")
+    assert count(network, images, keep) == cost(vit, 7, drop, keep)
+    assert count(network.vit, images) == cost(vit, 7)
+
+
 def test_published_model_costs_what_the_method_says():
     recipe = Recipe(**PUBLISHED)
-    whole = cost(recipe, 100)
+    whole = cost(recipe.vit, 100)
     assert whole.forward / 2 == pytest.approx(0.912e9, rel=1e-3)
     assert whole.training == pytest.approx(5.466e9, rel=1e-3)
-    assert cost(recipe, 100, 166).training / whole.training == pytest.approx(0.6549, abs=1e-4)
+    assert cost(recipe.vit, 100, recipe.token_drop, (166,)).training / whole.training == pytest.approx(0.6549, abs=1e-4)
 
 
-def test_no_single_block_reaches_the_published_speed_up():
-    bounds = []
+def test_what_operations_predict_for_the_published_curriculum_in_each_block():
+    predicted = []
     for block in range(6):
-        with_drop, without = run_training_cost(Recipe(drop_block=block, **PUBLISHED), 100)
-        bounds.append(without / with_drop)
-    assert bounds == pytest.approx([1.194, 1.155, 1.118, 1.084, 1.052, 1.022], abs=6e-4)
+        recipe = Recipe(drop_block=block, **PUBLISHED)
+        with_drop, without = run_training_cost(recipe.vit, 100, recipe.token_drop, recipe.keeps)
+        predicted.append(without / with_drop)
+    assert predicted == pytest.approx([1.194, 1.155, 1.118, 1.084, 1.052, 1.022], abs=6e-4)
 
 
 def test_keep_all_is_no_drop_and_bad_keep_is_refused():
-    recipe = Recipe()
-    assert cost(recipe, 10, recipe.patch_tokens) == cost(recipe, 10)
-    with pytest.raises(ValueError, match=f"from 1 to the {recipe.patch_tokens} patch"):
-        cost(recipe, 10, 0)
+    vit, drop = ViTConfig(), TokenDrop()
+    assert cost(vit, 10, drop, (256,)) == cost(vit, 10, drop, None) == cost(vit, 10)
+    for keep in ((0,), (257,)):
+        with pytest.raises(ValueError, match=rf"from 1 to the 256 patch tokens; got {keep[0]}"):
+            cost(vit, 10, drop, keep)
+    for policy, keep in ((None, (5,)), (drop, (5, 4))):
+        with pytest.raises(ValueError, match="one number for each dropping block"):
+            cost(vit, 10, policy, keep)
 
 
-def test_imagenet_figures_of_the_readme():
+def test_imagenet_figures_on_paper():
     """Operations of 300 epochs of ImageNet-1k at 224 px, and hours at 30 % of 989 TFLOPS a GPU (H100, dense bf16)."""
     published = Recipe.from_yaml(PROJECT_ROOT / "parameters" / "ptd_aug.yaml")
-    large = {"image_size": 224, "stem_stride": 8, "epochs": 300, "drop_start": 60, "drop_end": 210}
+    large = {"dataset": "folder", "image_size": 224, "stem_stride": 8, "epochs": 300, "drop_start": 60, "drop_end": 210}
     expected = {192: ("9.0", "7.4", "1.22"), 384: ("52.9", "43.2", "1.22")}
     hours = {192: ("0.9", "0.11"), 384: ("5.1", "0.63")}
     for width, depth in ((192, 6), (384, 12)):
-        recipe = published.model_copy(update={**large, "embed_dim": width, "depth": depth})
-        assert recipe.patch_tokens == 784
-        dropping, whole = (1_281_167 * operations for operations in run_training_cost(recipe, 1000))
+        recipe = published.replace(**large, embed_dim=width, depth=depth)
+        assert recipe.vit.patch_tokens == 784
+        dropping, whole = (
+            1_281_167 * operations
+            for operations in run_training_cost(recipe.vit, 1000, recipe.token_drop, recipe.keeps)
+        )
         assert (f"{whole / 1e18:.1f}", f"{dropping / 1e18:.1f}", f"{whole / dropping:.2f}") == expected[width]
         for gpus, figure in zip((8, 64), hours[width]):
             took = dropping / (gpus * 0.3 * 989e12) / 3600

@@ -1,4 +1,4 @@
-"""The drawing of the block says for how many tokens each step computes."""
+"""The drawing of the block shows for how many tokens each step computes."""
 
 import pytest
 

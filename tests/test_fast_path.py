@@ -1,7 +1,6 @@
 """The fast path gives the slow path's numbers, and compiles few graphs over a whole curriculum."""
 
 import copy
-import json
 import subprocess
 import sys
 
@@ -9,17 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import equal
+from test_token_drop import full_attention_then_gather
 
-from ptd_core.data.mixing import mixing_weights
+from ptd_core.data.batches import Batch
 from ptd_core.machine.fast_path import FastPath, cpu_multiplies_bf16
 from ptd_core.model import HybridViT
-from ptd_core.recipe import Recipe
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.ledger import time_ledger
+from ptd_core.records.run_record import RunRecord
 from ptd_core.run import execute
 from ptd_core.schedule import DropSchedule, learning_rate
+from ptd_core.token_drop import TokenDropViT
 from ptd_core.trainer import Trainer, build_model
-from tests.test_model import full_attention_then_gather
 
 EXACT = {"dropout": 0.0, "drop_path": 0.0, "epochs": 10, "drop_end": 6, "ema_decay": 0.0, "eval_every": 10}
 
@@ -29,22 +29,16 @@ def reference_losses(recipe, dataset):
     trainer = Trainer(recipe, dataset)  # for its batches only
     model = build_model(recipe, trainer.classes, "explicit").train()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=recipe.weight_decay, foreach=False, fused=False)
-    steps, side, losses = trainer.steps_per_epoch, recipe.image_size, []
+    steps, losses = trainer.steps_per_epoch, []
     for epoch in range(recipe.epochs):
-        keep = recipe.schedule.kept(epoch, recipe.patch_tokens)
-        maps = mixing_weights(
-            steps, side, recipe.mixup_alpha, recipe.cutmix_alpha, recipe.cutmix_share, seed=recipe.seed, epoch=epoch
-        )
-        for step, (images, labels) in enumerate(trainer.batches(epoch)):
-            weight = torch.as_tensor(maps[step])
+        kept_in = {} if recipe.keep(epoch) is None else {recipe.drop_block: recipe.kept_tokens(epoch)}
+        for step, (images, labels, weight, _) in enumerate(trainer.batches.epoch(epoch)):
             share = weight.double().mean().item()
             mixed = images * weight + images.flip(0) * (1 - weight)
             target = F.one_hot(labels, 10).double()
             target = share * target + (1 - share) * target.flip(0)
             target = target * (1 - recipe.label_smoothing) + recipe.label_smoothing / 10
-            logits = full_attention_then_gather(
-                model, trainer.normalise(mixed), keep if keep < recipe.patch_tokens else None
-            )
+            logits = full_attention_then_gather(model, trainer.normalise(mixed), kept_in)
             loss = -(target * logits.double().log_softmax(1)).sum(1).mean()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(
@@ -88,7 +82,7 @@ def counted_graphs(model: torch.nn.Module, backend: str):
 def test_the_default_curriculum_compiles_at_most_three_graphs():
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model = HybridViT(num_classes=5, stem_width=4, embed_dim=16, depth=2, num_heads=2).train()
+    model = TokenDropViT(HybridViT(num_classes=5, stem_width=4, embed_dim=16, depth=2, num_heads=2)).train()
     schedule = DropSchedule(init=0.0, final=0.35, start=40, end=140, gamma=2.0)
     kept = list(dict.fromkeys(schedule.kept(epoch, 256) for epoch in range(200)))
     assert len(kept) == 74
@@ -96,22 +90,21 @@ def test_the_default_curriculum_compiles_at_most_three_graphs():
     images = torch.randn(2, 3, 32, 32)
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         for keep in kept:
-            got = compiled(images, keep=keep)
+            given = (keep,) if keep < 256 else None
+            got = compiled(images, given)
             if keep in (kept[0], kept[1], kept[-1]):
-                assert torch.allclose(got, model(images, keep=keep), atol=1e-5)
+                assert torch.allclose(got, model(images, given), atol=1e-5)
                 got.sum().backward()
     assert 1 <= len(graphs) <= 3
 
 
 def test_auto_follows_the_device_and_what_is_asked_for_is_kept():
     cpu, cuda, mps = (torch.device(name) for name in ("cpu", "cuda", "mps"))
-    auto = Recipe()
     bf16 = cpu_multiplies_bf16()
-    assert FastPath.of(auto, cpu) == FastPath("bf16" if bf16 else "fp32", "explicit" if bf16 else "fused", True, "off")
-    assert FastPath.of(auto, cuda) == FastPath("bf16", "fused", True, "cudagraphs")
-    assert FastPath.of(auto, mps) == FastPath("fp32", "fused", False, "off")
-    asked = Recipe(precision="bf16", attention="fused", compilation="inductor")
-    assert FastPath.of(asked, cpu) == FastPath("bf16", "fused", True, "inductor")
+    assert FastPath.choose(cpu) == FastPath("bf16" if bf16 else "fp32", "explicit" if bf16 else "fused", True, "off")
+    assert FastPath.choose(cuda) == FastPath("bf16", "fused", True, "cudagraphs")
+    assert FastPath.choose(mps) == FastPath("fp32", "fused", False, "off")
+    assert FastPath.choose(cpu, "bf16", "fused", "inductor") == FastPath("bf16", "fused", True, "inductor")
 
 
 def test_bf16_stays_near_fp32(tiny, tiny_shapes):
@@ -163,33 +156,32 @@ def test_a_compiled_run_equals_an_eager_one(tiny, tiny_shapes):
 def test_preparing_a_step_leaves_no_trace(tiny, tiny_shapes):
     trainer = Trainer(tiny(), tiny_shapes)
     trainer.model.train()
-    batch = torch.rand(32, 3, 16, 16), torch.zeros(32, dtype=torch.long)
-    trainer.step(*batch, 40, None)  # an optimizer with a state
+    batch = Batch(torch.rand(32, 3, 16, 16), torch.zeros(32, dtype=torch.long))
+    trainer.step(batch, (40,))  # an optimizer with a state
     before = copy.deepcopy(trainer.state_dict())
-    trainer.step.prepare(*batch, 40, torch.rand(16, 16))
+    trainer.step.prepare(batch._replace(mix=torch.rand(16, 16)), (40,))
     assert equal(trainer.state_dict(), before)
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
-    trainer.step(*batch, 40, None)
+    trainer.step(batch, (40,))
     assert not equal(trainer.state_dict(), before)  # the comparison sees a step
 
 
 def test_ledger_sets_saved_time_against_the_runs_own_epochs_with_all_tokens():
-    recipe = Recipe(epochs=5)
-    numbers = dict.fromkeys(EpochRecord.__dataclass_fields__, 1.0)
+    numbers = {**dict.fromkeys(EpochRecord.__dataclass_fields__, 1.0), "extra": {}}
     spent, kept = (9.0, 4.0, 4.5, 3.0, 2.0), (64, 64, 64, 50, 41)
     records = [EpochRecord(**{**numbers, "train_seconds": s, "kept_tokens": k}) for s, k in zip(spent, kept)]
-    ledger = time_ledger(recipe, records)
-    assert ledger["all_tokens_epochs"] == 2  # the first epoch warms up
-    assert ledger["all_tokens_seconds"] == 5 * 4.25
-    assert ledger["saved_seconds"] == 5 * 4.25 - 22.5
-    assert ledger["measured_speedup"] == 5 * 4.25 / 22.5
-    assert (ledger["data_seconds"], ledger["step_seconds"], ledger["evaluation_seconds"]) == (5.0, 17.5, 5.0)
-    assert ledger["compile_seconds"] == 5.0 and ledger["training_seconds"] == 22.5
-    assert time_ledger(recipe, records[3:])["saved_seconds"] is None
+    ledger = time_ledger(records, 64)
+    assert ledger.all_tokens_epochs == 2  # the first epoch warms up
+    assert ledger.all_tokens_seconds == 5 * 4.25
+    assert ledger.saved_seconds == 5 * 4.25 - 22.5
+    assert ledger.measured_speedup == 5 * 4.25 / 22.5
+    assert (ledger.data_seconds, ledger.step_seconds, ledger.evaluation_seconds) == (5.0, 17.5, 5.0)
+    assert ledger.compile_seconds == 5.0 and ledger.training_seconds == 22.5
+    assert time_ledger(records[3:], 64).saved_seconds is None
 
 
 def test_run_json_has_the_ledger(tiny, tiny_shapes):
     done = execute(tiny(), dataset=tiny_shapes)
-    ledger = json.loads((done.figures / "run.json").read_text())["time_ledger"]
-    assert 0 < ledger["data_seconds"] < ledger["training_seconds"]
-    assert ledger["training_seconds"] == pytest.approx(sum(r.train_seconds for r in done.records))
+    ledger = RunRecord.read(done.folder).time_ledger
+    assert 0 < ledger.data_seconds < ledger.training_seconds
+    assert ledger.training_seconds == pytest.approx(sum(r.train_seconds for r in done.records))

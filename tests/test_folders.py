@@ -1,4 +1,4 @@
-"""The folders of a run: one process at a time, none outside of where they belong, none left behind empty."""
+"""The folder of a run: one process at a time, none outside of where they belong, none left behind empty."""
 
 import re
 import signal
@@ -13,13 +13,13 @@ from conftest import TINY, Lines
 from ptd_core.errors import OutputError
 from ptd_core.recipe import Recipe
 from ptd_core.records import files, folders
-from ptd_core.records.folders import Folders
+from ptd_core.records.folders import RunFolder
 from ptd_core.run import execute
 
 ROOT = Path(__file__).parent.parent
 HOLD = (
-    "import sys, time; from ptd_core.records.folders import Folders; from ptd_core.recipe import Recipe\n"
-    "with Folders.of(Recipe(run='tiny', out_dir=sys.argv[1])).locked():\n"
+    "import sys, time; from ptd_core.records.folders import RunFolder\n"
+    "with RunFolder('tiny', sys.argv[1]).locked():\n"
     "    print('held', flush=True); time.sleep(3600)"
 )
 
@@ -38,7 +38,7 @@ def test_second_process_is_refused_and_may_work_once_the_first_is_killed(tiny, t
     monkeypatch.setattr(folders, "LOCK_WAIT", 0.1)
     with pytest.raises(OutputError, match=r"runs/tiny: another process is working in this run.*run=NAME"):
         execute(tiny(epochs=1), Lines())
-    assert not (tmp_path / "figures").exists()
+    assert [path.name for path in (tmp_path / "runs" / "tiny").iterdir()] == [".lock"]
     execute(tiny(epochs=1, run="other"), Lines())
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -72,41 +72,39 @@ def test_one_process_may_run_again_and_again_also_after_errors(tiny, tmp_path):
 
 
 def test_refused_run_leaves_no_folder_and_keeps_those_of_others(tmp_path):
-    place = Folders.of(Recipe(run="x", out_dir=str(tmp_path / "a" / "b")))
+    place = RunFolder("x", str(tmp_path / "a" / "b"))
     with pytest.raises(ZeroDivisionError), place.locked():
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ZeroDivisionError), place.locked():
-        (place.state.parent / "other").mkdir()
+        (place.path.parent / "other").mkdir()
         raise ZeroDivisionError
-    assert [path.name for path in place.state.parent.iterdir()] == ["other"]
+    assert [path.name for path in place.path.parent.iterdir()] == ["other"]
 
 
 def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(tmp_path):
-    place = Folders.of(Recipe(run="x", out_dir=str(tmp_path)))
-    for folder in (place.figures, place.state):
-        folder.mkdir(parents=True)
-        (folder / ".run.json.123.tmp").write_bytes(b"half")
-        (folder / "mine.tmp").write_bytes(b"mine")
+    place = RunFolder("x", str(tmp_path))
+    place.path.mkdir(parents=True)
+    (place.path / ".run.json.123.tmp").write_bytes(b"half")
+    (place.path / "mine.tmp").write_bytes(b"mine")
     with place.locked():
         place.create()
-    assert {path.name for folder in (place.figures, place.state) for path in folder.iterdir()} == {"mine.tmp", ".lock"}
+    assert {path.name for path in place.path.iterdir()} == {"mine.tmp", ".lock"}
 
 
-@pytest.mark.parametrize("which", ["figures", "runs"])
-def test_run_folder_that_leads_elsewhere_is_refused(tiny, tmp_path, which):
+def test_run_folder_that_leads_elsewhere_is_refused(tiny, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (tmp_path / which).mkdir()
-    (tmp_path / which / "tiny").symlink_to(elsewhere)
-    with pytest.raises(OutputError, match=rf"{which}/tiny: is a link to .*elsewhere"):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "tiny").symlink_to(elsewhere)
+    with pytest.raises(OutputError, match=r"runs/tiny: is a link to .*elsewhere"):
         execute(tiny(epochs=1), Lines())
     assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "../x", "/etc", "a\\b", ".hidden", "a\n", "a\0", "x" * 101, "~"])
 def test_run_is_a_name_and_never_a_path(name):
-    with pytest.raises(ValueError, match=r"parameters: run must be text matching"):
+    with pytest.raises(ValueError, match=r"parameters: run should match"):
         Recipe.from_values({"run": name})
 
 

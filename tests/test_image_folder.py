@@ -101,6 +101,13 @@ def test_other_files_are_passed_over(split_folder):
     assert len(read(split_folder).train) == 6
 
 
+def test_links_that_lead_back_add_nothing(split_folder):
+    """Followed, one would list each image many times, and two would never end."""
+    for name in ("here", "again"):
+        (split_folder / "train/ant" / name).symlink_to(split_folder / "train/ant")
+    assert len(read(split_folder).train) == 6
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match="absent is not a folder"):
         read(tmp_path / "absent")

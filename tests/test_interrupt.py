@@ -1,4 +1,4 @@
-"""Ctrl-C, the stop button and SIGTERM: the step ends, everything is saved, and going on equals not having stopped."""
+"""Ctrl-C, the stop button and SIGTERM: the step ends, all is saved, and resuming equals not having stopped."""
 
 import json
 import os
@@ -46,8 +46,8 @@ def _ctrl_c_is_not_ignored():
     signal.signal(signal.SIGINT, before)
 
 
-def comparable(info):
-    return {name: value for name, value in info.items() if name not in ("times", "time_ledger", "made")}
+def comparable(record):
+    return record.model_dump(exclude={"times", "time_ledger", "made"})
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +62,14 @@ def whole(tmp_path_factory):
 def assert_same_end(done, whole):
     assert without_clocks(done.records) == without_clocks(whole.records)
     assert equal(done.trainer.state_dict(), whole.trainer.state_dict())
-    assert comparable(done.info) == comparable(whole.info)
+    assert comparable(done.record) == comparable(whole.record)
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_stopped_within_epochs_and_gone_on_equals_never_stopped(tiny, tmp_path, whole, number, raised):
+def test_stopped_within_epochs_and_resumed_equals_never_stopped(tiny, tmp_path, whole, number, raised):
     """Dropout, drop-path, mixing, noise and the moving average all go on where they stood, bit for bit."""
     handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
-    folder = tmp_path / "figures" / "tiny"
+    folder = tmp_path / "runs" / "tiny"
     progress = Lines()
     for epoch, step in ((0, 1), (1, 2), (1, 3), (2, 5)):
         stopping = SignalAt(number, (epoch, step))
@@ -77,7 +77,7 @@ def test_stopped_within_epochs_and_gone_on_equals_never_stopped(tiny, tmp_path, 
             execute(tiny(), stopping)
         if raised is SystemExit:
             assert caught.value.code == 143
-        assert f"goes on from epoch {epoch}, step {step} of 5" in stopping.said[-1]
+        assert f"resumes it from epoch {epoch}, step {step} of 5" in stopping.printed[-1]
         if epoch:
             assert len(history.read_csv(folder / "ptd_history.csv")) == epoch
             assert json.loads((folder / "run.json").read_text())["finished"] is False
@@ -85,7 +85,7 @@ def test_stopped_within_epochs_and_gone_on_equals_never_stopped(tiny, tmp_path, 
         torch.rand(7)  # another process would have another random state
         progress = Lines()
     done = execute(tiny(), progress)
-    assert any("goes on from epoch 2, step 5 of 5" in line for line in progress.said)
+    assert any("is resumed from epoch 2, step 5 of 5" in line for line in progress.printed)
     assert_same_end(done, whole)
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
 
@@ -111,7 +111,7 @@ def test_stopped_in_evaluation_does_not_train_the_epoch_again(tiny, whole, monke
     assert_same_end(done, whole)
 
 
-def test_signal_after_the_last_step_is_obeyed_when_all_is_left(tiny, tmp_path, whole):
+def test_signal_after_the_last_step_is_obeyed_when_all_is_saved(tiny, tmp_path, whole):
     class AtTheEnd(Lines):
         def epoch(self, record, epochs):
             if record.epoch == epochs - 1:
@@ -119,10 +119,10 @@ def test_signal_after_the_last_step_is_obeyed_when_all_is_left(tiny, tmp_path, w
 
     with pytest.raises(KeyboardInterrupt):
         execute(tiny(), AtTheEnd())
-    assert json.loads((tmp_path / "figures" / "tiny" / "run.json").read_text())["finished"] is True
+    assert json.loads((tmp_path / "runs" / "tiny" / "run.json").read_text())["finished"] is True
     progress = Lines()
     assert_same_end(execute(tiny(), progress), whole)
-    assert any("is finished" in line for line in progress.said)
+    assert any("is finished" in line for line in progress.printed)
 
 
 def test_training_time_counts_all_calls(tiny, tmp_path, whole):
@@ -198,7 +198,7 @@ def test_random_state_goes_on_where_it_was_taken():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_stopped_on_cuda_and_gone_on_equals_never_stopped(tiny, tmp_path):
+def test_stopped_on_cuda_and_resumed_equals_never_stopped(tiny, tmp_path):
     settings = {"device": "cuda", "precision": "fp32", "attention": "explicit"}
     expected = execute(tiny(out_dir=str(tmp_path / "whole"), **settings), Lines())
     with pytest.raises(KeyboardInterrupt):
@@ -206,13 +206,13 @@ def test_stopped_on_cuda_and_gone_on_equals_never_stopped(tiny, tmp_path):
     assert_same_end(execute(tiny(**settings), Lines()), expected)
 
 
-def test_other_device_or_versions_are_said(tiny, tmp_path, monkeypatch):
+def test_other_device_or_versions_are_printed(tiny, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         execute(tiny(), SignalAt(signal.SIGINT, (1, 2)))
     monkeypatch.setattr("ptd_core.records.stamp.describe_device", lambda device: "another machine")
     progress = Lines()
     execute(tiny(), progress)
-    assert any("now another machine" in line and "rounding" in line for line in progress.said)
+    assert any("now another machine" in line and "rounding" in line for line in progress.printed)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -232,9 +232,9 @@ def test_command_line_stops_with_the_status_of_its_signal(tmp_path, whole, numbe
     out, err = process.communicate()
     assert process.returncode == status
     assert "is stopped and saved" in out and err == ""
-    records = history.read_csv(tmp_path / "figures" / "tiny" / "ptd_history.csv")
+    records = history.read_csv(tmp_path / "runs" / "tiny" / "ptd_history.csv")
     assert 2 <= len(records) < 200
-    assert json.loads((tmp_path / "figures" / "tiny" / "run.json").read_text())["epochs"] == len(records)
+    assert json.loads((tmp_path / "runs" / "tiny" / "run.json").read_text())["epochs"] == len(records)
     state = Checkpoints(tmp_path / "runs" / "tiny").load(print).trainer
     assert state["next_epoch"] == len(records) and state["partial"] is not None
 

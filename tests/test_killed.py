@@ -59,12 +59,11 @@ def run_child(server, recipe, kill_at=0, kill_after=None):
     return process.exitcode, counter.value
 
 
-def left(folder):
-    """What a finished run left, without clocks: records, states, weights, run.json, names of files."""
-    (state,) = (folder / "runs").iterdir()
-    (figures,) = (folder / "figures").iterdir()
-    checkpoints = Checkpoints(state)
-    info = json.loads((figures / "run.json").read_text())
+def written(folder):
+    """What a finished run wrote, without clocks: records, states, weights, run.json, names of files."""
+    (place,) = (folder / "runs").iterdir()
+    checkpoints = Checkpoints(place)
+    info = json.loads((place / "run.json").read_text())
     read = {name: unpack(path.read_bytes(), path) for name, path in vars(checkpoints).items() if name in
             ("last", "previous", "best")}  # fmt: skip
     return {
@@ -72,12 +71,12 @@ def left(folder):
         "trainers": {name: found.trainer for name, found in read.items()},
         "weights": checkpoints.weights.read_bytes(),
         "info": {name: value for name, value in info.items() if name not in ("times", "time_ledger", "made", "commit")},
-        "names": sorted(path.name for path in (*state.iterdir(), *figures.iterdir())),
+        "names": sorted(path.name for path in place.iterdir()),
     }
 
 
 def assert_same_end(folder, other):
-    ours, theirs = left(folder), left(other)
+    ours, theirs = written(folder), written(other)
     assert [what for what in ours if not equal(ours[what], theirs[what])] == []
 
 
@@ -100,7 +99,7 @@ def test_twenty_kills_in_one_demo_run_lose_nothing(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_any_step_of_evaluating_saving_and_leaving(server, tmp_path):
+def test_killed_at_any_step_of_evaluating_and_saving(server, tmp_path):
     """Runs of two epochs, each killed once, at events spread from the second epoch's training to the last file."""
     recipe = Recipe(**{**TINY, "epochs": 2, "run": "tiny", "out_dir": str(tmp_path / "whole")})
     code, events = run_child(server, recipe)
@@ -121,9 +120,9 @@ def test_full_disk_keeps_the_last_good_checkpoint(server, tmp_path, limit):
     answer = server.Queue()
     process = server.Process(target=killable.full_disk, args=(recipe, limit, answer))
     process.start()
-    said = answer.get(timeout=300)
+    answered = answer.get(timeout=300)
     process.join()
-    assert "cannot be written (File too large); what stood there before is kept" in said
+    assert "cannot be written (File too large); what stood there before is kept" in answered
     folder = tmp_path / "hurt" / "runs" / "tiny"
     assert not [path.name for path in folder.iterdir() if path.name.endswith(".tmp")]
     assert len(Checkpoints(folder).load(print).records) == 1
@@ -185,9 +184,9 @@ def test_papermill_killed_in_the_middle_of_a_chapter_goes_on(server, tmp_path):
         for cell in papermill.iorw.load_notebook_node(str(tmp_path / "out.ipynb")).cells
         for output in cell.get("outputs", [])
     )
-    assert "tiny goes on from epoch" in text and "epoch  12/12" in text and "epoch   1/12" not in text
+    assert "tiny is resumed from epoch" in text and "epoch  12/12" in text and "epoch   1/12" not in text
     whole = Recipe(**{**parameters, "out_dir": str(tmp_path / "whole")})
     assert run_child(server, whole)[0] == 0
-    ours, theirs = left(tmp_path / "hurt"), left(tmp_path / "whole")
+    ours, theirs = written(tmp_path / "hurt"), written(tmp_path / "whole")
     for what in ("records", "trainers", "weights", "info"):
         assert equal(ours[what], theirs[what]), what

@@ -1,4 +1,4 @@
-"""The model of a finished run, read back from what the run left."""
+"""The model of a finished run, read back from what the run wrote."""
 
 import pytest
 import torch
@@ -17,9 +17,9 @@ def test_the_loaded_model_answers_as_the_runs_own(tiny, tiny_shapes, tmp_path):
 
 
 def test_what_is_not_there_or_damaged_is_named(tiny, tiny_shapes, tmp_path):
-    with pytest.raises(OutputError, match=r"figures/nothing: holds no run"):
+    with pytest.raises(OutputError, match=r"runs/nothing: holds no run"):
         load_model("nothing", str(tmp_path))
-    with pytest.raises(RecipeError, match="run must be"):
+    with pytest.raises(RecipeError, match="load_model: run should match"):
         load_model("../elsewhere", str(tmp_path))
     execute(tiny(), dataset=tiny_shapes)
     file = tmp_path / "runs" / "tiny" / "weights.safetensors"

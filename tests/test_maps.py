@@ -1,14 +1,18 @@
 """Saliency maps, kept tokens and object coverage against brute force."""
 
+import numpy as np
 import pytest
 import torch
 
 from ptd_core.data.dataset import Split
+from ptd_core.evaluate import attention_maps
 from ptd_core.records.history import NAN, EpochRecord
+from ptd_core.saliency import kept_mask, object_coverage
 from ptd_core.schedule import DropSchedule
+from ptd_core.token_drop import class_attention_row
 from ptd_core.trainer import build_model
 from ptd_core.views.curves import accuracy_figure, drop_figure
-from ptd_core.views.maps import attention_maps, kept_mask, object_coverage, saliency_figure
+from ptd_core.views.maps import saliency_figure
 
 
 def test_attention_maps_are_the_class_tokens_row_without_itself(tiny):
@@ -16,7 +20,7 @@ def test_attention_maps_are_the_class_tokens_row_without_itself(tiny):
     images = torch.randn(3, 3, 16, 16)
     maps = attention_maps(model, images, block=1)
     assert maps.shape == (3, 2, 8, 8) and model.training
-    rows = model.eval().class_attention(images, 1)
+    rows = class_attention_row(model.eval(), images, 1)
     assert torch.equal(maps.flatten(2), rows[:, :, 1:].detach())
     assert bool((maps.flatten(2).sum(-1) < 1).all())
 
@@ -61,7 +65,7 @@ def test_saliency_figure_shows_each_image_with_its_map(tiny_shapes):
 def test_drop_figure_draws_the_schedule_to_the_end_of_the_last_epoch():
     schedule = DropSchedule(init=0.1, final=0.5, start=1, end=3, gamma=1.0)
     left, right = drop_figure(schedule, 4, 100).axes
-    assert left.lines[0].get_xydata().tolist() == [[0, 0.1], [1, 0.1], [2, 0.3], [3, 0.5], [4, 0.5]]
+    assert left.lines[0].get_xydata() == pytest.approx(np.array([[0, 0.1], [1, 0.1], [2, 0.3], [3, 0.5], [4, 0.5]]))
     assert right.lines[0].get_ydata().tolist() == [90, 90, 70, 50, 50]
 
 

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as nnf
 from torchvision.transforms import v2
 
-from ptd_core.data.mixing import mix, mixed_cross_entropy, mixing_weights
+from ptd_core.data.mixing import Mixing, mix, mixed_cross_entropy, mixing_weights
 
 SIZE = 32
 
 
 def weights(steps=50, mixup=0.8, cutmix=1.0, share=0.5, *, size=SIZE, seed=0, epoch=0):
-    return mixing_weights(steps, size, mixup, cutmix, share, seed=seed, epoch=epoch)
+    return mixing_weights(steps, size, Mixing(mixup, cutmix, share), seed=seed, epoch=epoch)
 
 
 def is_constant(maps: torch.Tensor) -> torch.Tensor:

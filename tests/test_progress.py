@@ -1,12 +1,14 @@
-"""Where a bar is drawn and where only lines are printed."""
+"""What a run prints: where a bar is drawn and where only lines are, and how long the rest will take."""
 
 import sys
 from dataclasses import replace
 
 import pytest
 
-from ptd_core.progress import Progress, somebody_watches
+from ptd_core.cost import cost
+from ptd_core.progress import Progress, estimate_seconds, somebody_watches
 from ptd_core.records.history import NAN, EpochRecord
+from ptd_core.trainer import Trainer
 
 RECORD = EpochRecord(4, 1e-3, 0.1, 41, 2.5, 30.0, 44.0, 2.2, 40.0, 2.1, 42.5, 10.0, 0.5, 1.0, 400.0)
 
@@ -46,3 +48,12 @@ def test_one_line_an_epoch_and_a_bar_only_where_wanted(capsys):
 def test_what_was_not_measured_is_not_printed(capsys):
     Progress(bar=False).epoch(replace(RECORD, test_accuracy=NAN, ema_test_accuracy=NAN), 10)
     assert capsys.readouterr().out == "epoch   5/10  kept   41  loss 2.5000  400 images/s\n"
+
+
+def test_estimate_scales_steps_by_their_operations(tiny, tiny_shapes):
+    """A run of equal epochs, no averaging: steps, plus two evaluations' forward passes of 60 images an epoch."""
+    trainer = Trainer(tiny(drop_final=0.0, ema_decay=0.0), tiny_shapes)
+    price = cost(trainer.recipe.vit, 10)
+    per_epoch = 5 + 120 * price.forward / (32 * price.training)
+    assert estimate_seconds(trainer, 2.0, 0) == pytest.approx(2.0 * 3 * per_epoch)
+    assert estimate_seconds(trainer, 2.0, 2) == pytest.approx(2.0 * per_epoch)

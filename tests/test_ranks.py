@@ -46,7 +46,7 @@ def finish(process):
 
 
 def records_of(folder):
-    return without_clocks(read_csv(folder / "figures" / "tiny" / "ptd_history.csv"))
+    return without_clocks(read_csv(folder / "runs" / "tiny" / "ptd_history.csv"))
 
 
 def weights_of(folder):
@@ -55,9 +55,9 @@ def weights_of(folder):
 
 def test_each_image_of_a_batch_is_one_processes():
     batch = torch.arange(12)
-    rows = [Ranks(rank, 3).rows(batch) for rank in range(3)]
-    assert [len(part) for part in rows] == [4, 4, 4]
-    assert sorted(torch.cat(rows).tolist()) == list(range(12))
+    shards = [Ranks(rank, 3).shard(batch) for rank in range(3)]
+    assert [len(part) for part in shards] == [4, 4, 4]
+    assert sorted(torch.cat(shards).tolist()) == list(range(12))
 
 
 def test_two_processes_do_the_run_of_one(tmp_path, tiny, tiny_shapes):
@@ -74,8 +74,8 @@ def test_two_processes_do_the_run_of_one(tmp_path, tiny, tiny_shapes):
     for name, value in alone.items():
         if "qkv.bias" not in name:  # the keys' part has no gradient but rounding, which AdamW blows up
             torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
-    info = json.loads((tmp_path / "two" / "figures" / "tiny" / "run.json").read_text())
-    assert info["processes"] == 2 and one.info["processes"] == 1
+    info = json.loads((tmp_path / "two" / "runs" / "tiny" / "run.json").read_text())
+    assert info["processes"] == 2 and one.record.processes == 1
 
 
 def test_a_batch_that_does_not_divide_is_refused(tiny, tiny_shapes):
@@ -104,8 +104,8 @@ def test_a_stopped_job_goes_on_to_the_same_end(tmp_path, how):
         ranks[1].kill()
     output, _ = hurt.communicate(timeout=240)
     assert hurt.returncode != 0, output
-    assert not (tmp_path / "hurt" / "figures" / "tiny" / "run.json").exists() or "stopped and saved" in output
+    assert not (tmp_path / "hurt" / "runs" / "tiny" / "run.json").exists() or "stopped and saved" in output
 
-    assert "goes on from epoch" in finish(launch(tmp_path / "hurt", **settings))
+    assert "is resumed from epoch" in finish(launch(tmp_path / "hurt", **settings))
     assert records_of(tmp_path / "hurt") == records_of(tmp_path / "whole")
     assert equal(weights_of(tmp_path / "hurt"), weights_of(tmp_path / "whole"))

@@ -1,10 +1,9 @@
-"""Whole runs: what they leave, that they go on where they stood, and that nothing of another run is overwritten."""
+"""Whole runs: what they write, how they are resumed, and that nothing of another run is overwritten."""
 
 import csv
 import json
 import math
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +17,23 @@ from ptd_core.progress import duration
 from ptd_core.recipe import Recipe
 from ptd_core.records import files, history
 from ptd_core.records.checkpoint import Checkpoints
+from ptd_core.records.folders import RunFolder
 from ptd_core.records.history import EpochRecord
+from ptd_core.records.run_record import RunRecord
 from ptd_core.run import execute
 from ptd_core.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
-LEFT = ["accuracy.png", "loss.png", "lr_schedule.png", "history.pkl", "history.csv", "metrics.csv"]
+WRITTEN = ["accuracy.png", "loss.png", "lr_schedule.png", "history.csv", "metrics.csv"]
+OTHERS = {
+    "run.json",
+    "last.pt",
+    "previous.pt",
+    "best.pt",
+    "weights.safetensors",
+    "weights_after_epoch_1.safetensors",
+    ".lock",
+}
 
 
 def run_files(folder):
@@ -31,20 +41,18 @@ def run_files(folder):
 
 
 @pytest.mark.parametrize(("settings", "chapter"), [({}, "ptd"), ({"drop_final": 0.0}, "baseline")])
-def test_what_a_run_leaves(tiny, tmp_path, settings, chapter):
+def test_what_a_run_writes(tiny, tmp_path, settings, chapter):
     done = execute(tiny(**settings), Lines())
-    folder = tmp_path / "figures" / "tiny"
+    folder = tmp_path / "runs" / "tiny"
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"] and done.folder == folder
     names = {path.name for path in folder.iterdir()}
-    assert {f"{chapter}_{name}" for name in LEFT} | {"run.json"} <= names
-    assert ("ptd_drop_schedule.png" in names) == (chapter == "ptd")
-    assert not [name for name in names if "tmp" in name or name.startswith(".")]
+    schedule = {"ptd_drop_schedule.png"} if chapter == "ptd" else set()
+    assert names == {f"{chapter}_{name}" for name in WRITTEN} | schedule | OTHERS
     for name in names:
         if name.endswith(".png"):
             assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
     assert history.read_csv(folder / f"{chapter}_history.csv") == done.records
-    pickled = pickle.loads((folder / f"{chapter}_history.pkl").read_bytes())
-    assert pickled["test_accuracy"] == [record.test_accuracy for record in done.records]
     with open(folder / f"{chapter}_metrics.csv") as file:
         rows = list(csv.DictReader(file))
     column = "val_acc_ema" if chapter == "ptd" else "val_acc"
@@ -57,6 +65,7 @@ def test_what_a_run_leaves(tiny, tmp_path, settings, chapter):
     assert info["versions"]["torch"] == torch.__version__
     assert info["times"]["train_seconds"] == pytest.approx(sum(r.train_seconds for r in done.records))
     assert str(tmp_path) not in json.dumps(info)  # no path of one machine
+    assert RunRecord.read(folder) == done.record
 
 
 def test_metrics_have_the_columns_of_the_original_logs(tmp_path):
@@ -74,13 +83,13 @@ def test_finished_run_is_shown_not_repeated(tiny, tmp_path):
     progress = Lines()
     again = execute(tiny(), progress)
     assert run_files(tmp_path) == before
-    assert any("finished" in line for line in progress.said)
+    assert any("finished" in line for line in progress.printed)
     assert again.records == first.records
     for one, two in zip(first.model.state_dict().values(), again.model.state_dict().values()):
         assert torch.equal(one, two)
 
 
-def test_stopped_run_goes_on_where_it_stood(tiny, tmp_path):
+def test_stopped_run_is_resumed_where_it_stood(tiny, tmp_path):
     whole = execute(tiny(out_dir=str(tmp_path / "whole")), Lines())
 
     class StopAfterFirst(Lines):
@@ -93,7 +102,7 @@ def test_stopped_run_goes_on_where_it_stood(tiny, tmp_path):
         execute(stopped, StopAfterFirst())
     progress = Lines()
     resumed = execute(stopped, progress)
-    assert any("goes on from epoch 1" in line for line in progress.said)
+    assert any("is resumed from epoch 1" in line for line in progress.printed)
     assert [r.test_loss for r in resumed.records] == [r.test_loss for r in whole.records]
     for one, two in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()):
         assert torch.equal(one, two)
@@ -124,7 +133,7 @@ def test_absent_data_is_refused_with_two_ways_to_get_it(tiny, tmp_path):
 
 
 def test_output_folder_that_cannot_be_written_is_refused(tiny, tmp_path):
-    (tmp_path / "figures").write_text("a file where a folder should be")
+    (tmp_path / "runs").write_text("a file where a folder should be")
     with pytest.raises(OutputError, match=r"cannot be written.*out_dir"):
         execute(tiny(), Lines())
 
@@ -134,8 +143,8 @@ def test_output_folder_of_somebody_else_is_refused(tmp_path):
     """As a user without rights; root may write anywhere."""
     tmp_path.chmod(0o755)
     code = (
-        "import os, sys; from ptd_core.records.folders import Folders; from ptd_core.recipe import Recipe;"
-        "os.setuid(65534); Folders.of(Recipe(run='x', out_dir=sys.argv[1])).create()"
+        "import os, sys; from ptd_core.records.folders import RunFolder;"
+        "os.setuid(65534); RunFolder('x', sys.argv[1]).create()"
     )
     result = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode != 0 and "cannot be written (Permission denied)" in result.stderr
@@ -154,16 +163,16 @@ def test_loss_that_is_not_finite_keeps_what_was_recorded(tiny, tmp_path, monkeyp
     monkeypatch.setattr(Trainer, "_train", explode)
     with pytest.raises(TrainingError, match="epoch 2, step 0"):
         execute(tiny(), Lines())
-    folder = tmp_path / "figures" / "tiny"
+    folder = tmp_path / "runs" / "tiny"
     assert len(history.read_csv(folder / "ptd_history.csv")) == 2
     assert json.loads((folder / "run.json").read_text())["finished"] is False
     assert len(Checkpoints(tmp_path / "runs" / "tiny").load(print).records) == 2
 
 
-def test_estimate_and_description_are_said_before_training(tiny):
+def test_estimate_and_description_are_printed_before_training(tiny):
     progress = Lines()
     execute(tiny(subset=640), progress)
-    text = "\n".join(progress.said)
+    text = "\n".join(progress.printed)
     for words in ("640 training", "64 patch tokens", "GFLOP an image", "1 thread,", "estimate"):
         assert words in text
     assert text.index("estimate") < text.index("epoch   1/3")
@@ -176,6 +185,62 @@ def test_csv_reads_back_exactly_with_gaps(tmp_path):
     (read,) = history.read_csv(tmp_path / "h.csv")
     assert math.isnan(read.ema_test_accuracy) and read.epoch == 3 and read.lr == record.lr
     assert read.headline == record.test_accuracy
+
+
+def test_what_probes_measure_stands_in_the_records_and_reads_back(tiny, tmp_path):
+    """After evaluated epochs only, in columns of their own; a checkpoint keeps it."""
+
+    def weight(trainer):
+        return {"head": trainer.model.head.weight.abs().mean().item()}
+
+    probes = (weight, lambda trainer: {"epoch_now": float(trainer.next_epoch)})
+    done = execute(tiny(eval_every=2), Lines(), probes=probes)
+    assert [list(record.extra) for record in done.records] == [[], ["head", "epoch_now"], ["head", "epoch_now"]]
+    assert [record.extra["epoch_now"] for record in done.records[1:]] == [1.0, 2.0]
+    assert history.read_csv(tmp_path / "runs" / "tiny" / "ptd_history.csv")[1:2] == done.records[1:2]
+    assert [record.extra for record in execute(tiny(eval_every=2), Lines()).records] == [r.extra for r in done.records]
+    with pytest.raises(ValueError, match="a probe must not measure what is called lr"):
+        execute(tiny(run="other"), Lines(), probes=(lambda trainer: {"lr": 1.0},))
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", "{}", '{"run": 1}', "\x00", "[" * 100_000], ids=lambda text: text[:9] or "empty"
+)
+def test_damaged_run_json_is_named_and_nothing_is_changed(tiny, tmp_path, damage):
+    done = execute(tiny(epochs=1, drop_end=1), Lines())
+    file = done.folder / "run.json"
+    for content in (damage, file.read_text().replace('"finished": true', '"finished": "yes"')):
+        file.write_text(content)
+        before = run_files(tmp_path)
+        with pytest.raises(OutputError, match=r"run\.json: is damaged .* delete it, and it is made again"):
+            execute(tiny(epochs=1, drop_end=1), Lines())
+        assert run_files(tmp_path) == before
+    file.unlink()
+    again = execute(tiny(epochs=1, drop_end=1), Lines())
+    assert again.record.results == done.record.results and RunRecord.read(done.folder) == again.record
+
+
+def test_run_json_is_absent_while_training_goes_on(tiny, tmp_path):
+    """What a killed process leaves beside its checkpoint is no set of records of some other epoch."""
+    file = tmp_path / "runs" / "tiny" / "run.json"
+
+    class Killed(Lines):
+        def step(self, epoch, done, steps):
+            assert not file.exists()
+            if epoch == 2:
+                raise ZeroDivisionError  # ends it where it stands, without saving
+
+    with pytest.raises(ZeroDivisionError):
+        execute(tiny(), Killed())
+    done = execute(tiny(), Lines())
+    assert RunRecord.read(file.parent) == done.record and done.record.finished
+    for name in ("last.pt", "previous.pt"):  # a finished run whose checkpoints are lost is trained, not believed
+        (file.parent / name).unlink()
+    with pytest.raises(ZeroDivisionError):
+        execute(tiny(), Killed())
+    assert not file.exists() and RunFolder("tiny", str(tmp_path)).finished is None
+    execute(tiny(), Lines())
+    assert RunFolder("tiny", str(tmp_path)).finished
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -195,14 +260,14 @@ def test_command_line_does_the_same_run(tiny, tmp_path):
     recipe = tiny(out_dir=str(tmp_path / "a"))
     execute(recipe, Lines())
     path = tmp_path / "tiny.yaml"
-    path.write_text("\n".join(f"{k}: {json.dumps(v)}" for k, v in recipe.essence().items()) + "\nrun: tiny\n")
+    path.write_text("\n".join(f"{k}: {json.dumps(v)}" for k, v in recipe.settings().items()) + "\nrun: tiny\n")
     command = [sys.executable, "-m", "ptd_core", path, f"out_dir={tmp_path / 'b'}", "device=cpu"]
     result = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert result.returncode == 0, result.stderr
-    ours = history.read_csv(tmp_path / "a/figures/tiny/ptd_history.csv")
-    theirs = history.read_csv(tmp_path / "b/figures/tiny/ptd_history.csv")
+    ours = history.read_csv(tmp_path / "a/runs/tiny/ptd_history.csv")
+    theirs = history.read_csv(tmp_path / "b/runs/tiny/ptd_history.csv")
     assert [(r.train_loss, r.test_loss) for r in ours] == [(r.train_loss, r.test_loss) for r in theirs]
     assert Recipe.from_yaml(path) == recipe.model_copy(update={"out_dir": "", "device": "auto"})
 
@@ -216,7 +281,7 @@ def test_published_recipe_takes_real_steps_on_real_images(real_cifar100, tmp_pat
     )
     done = execute(recipe, Lines())
     assert 4.0 < done.records[0].train_loss < 5.5  # ln 100 = 4.6
-    assert done.info["model"]["parameters"] == 3_035_812
+    assert done.record.model.parameters == 3_035_812
 
 
 @pytest.mark.slow
@@ -230,8 +295,8 @@ def test_small_model_learns_real_images(real_cifar100, tmp_path):
         Recipe.from_yaml(ROOT / "parameters" / "ptd_small.yaml", [f"{k}={v}" for k, v in overrides.items()]), Lines()
     )
     assert done.records[-1].kept_tokens == 41
-    assert done.info["results"]["test_accuracy"] > 5
-    assert done.info["results"]["clean_train_accuracy"] > 10
+    assert done.record.results.test_accuracy > 5
+    assert done.record.results.clean_train_accuracy > 10
 
 
 def test_command_line_needs_no_jupyter():

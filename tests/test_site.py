@@ -11,7 +11,7 @@ from lab import use_both_explorers
 from ptd_core.errors import OutputError
 from ptd_core.site import build, main
 
-TITLES = ["Progressive Token Drop", "The last chapter"]
+TITLES = ["2. Progressive Token Drop", "The last chapter"]
 
 
 class References(HTMLParser):
@@ -46,10 +46,10 @@ def site(executed, tmp_path_factory):
 @pytest.mark.slow
 def test_every_link_and_picture_of_the_site_is_there(site):
     pages = sorted(site.glob("*.html"))
-    assert [page.name for page in pages] == ["index.html", "progressive-token-drop.html", "the-last-chapter.html"]
+    assert [page.name for page in pages] == ["2-progressive-token-drop.html", "index.html", "the-last-chapter.html"]
     for page in pages:
         references = References(page.read_text(encoding="utf-8")).found
-        assert {"index.html", "progressive-token-drop.html", "the-last-chapter.html", "site.css"} <= {
+        assert {"index.html", "2-progressive-token-drop.html", "the-last-chapter.html", "site.css"} <= {
             a for _, a in references
         }
         for tag, address in references:

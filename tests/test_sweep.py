@@ -1,10 +1,12 @@
 """Sweeps on real Dask clusters: every run is done once, whatever happens to its worker; failures and stops are told."""
 
+import contextlib
 import csv
 import dataclasses
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,7 +23,9 @@ from ptd_core.errors import DeviceError, OutputError
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
 from ptd_core.records import history
-from ptd_core.records.folders import Folders
+from ptd_core.records.cells import group, read_runs
+from ptd_core.records.folders import RunFolder
+from ptd_core.records.statistics import mean_and_sd
 from ptd_core.run import execute
 from ptd_core.sweep import cluster as sweep_cluster
 from ptd_core.sweep.__main__ import main, run_all
@@ -43,8 +47,8 @@ def write_sweep(folder, text, **settings):
 
 
 def records(recipe):
-    """What a run left, without its times."""
-    rows = history.read_csv(Folders.of(recipe).figures / f"{recipe.chapter}_history.csv")
+    """What a run recorded, without its times."""
+    rows = history.read_csv(history.history_file(RunFolder(recipe.run_name, recipe.out_dir).path, recipe.chapter))
     return [dataclasses.replace(row, **dict.fromkeys(TIMES, 0.0)) for row in rows]
 
 
@@ -88,8 +92,8 @@ def test_every_run_is_finished_although_a_worker_was_killed(killed):
         os.kill(killed["victim"]["pid"], 0)
     assert set(killed["outcomes"]) == {run.name for run in killed["plan"].runs}
     for run in killed["plan"].runs:
-        assert killed["outcomes"][run.name].info == finished(run.recipe, notebook=False)
-        assert killed["outcomes"][run.name].info["finished"]
+        assert repr(killed["outcomes"][run.name]) == repr(finished(run.recipe, notebook=False))  # NaN equals NaN
+        assert killed["outcomes"][run.name].record.finished
         assert [row.epoch for row in records(run.recipe)] == list(range(EPOCHS))
 
 
@@ -121,19 +125,55 @@ def test_finished_sweep_is_skipped_and_its_tables_are_of_all_runs(killed, capsys
     printed = capsys.readouterr().out
     assert "skipped  4 finished runs" in printed and "cluster" not in printed
     assert "| tiny_drop_final0.25 | 0, 1 |" in printed and "4 of 4 runs are finished" in printed
-    rows = table(folder / "figures" / "try" / "runs.csv")
+    rows = table(folder / "runs" / "try" / "runs.csv")
     assert [row["run"] for row in rows] == [run.name for run in killed["plan"].runs]
     for row, run in zip(rows, killed["plan"].runs):
-        info = json.loads((folder / "figures" / run.name / "run.json").read_text())
+        info = json.loads((folder / "runs" / run.name / "run.json").read_text())
         assert float(row["test_accuracy"]) == info["results"]["test_accuracy"]
         assert float(row["drop_final"]) == info["recipe"]["drop_final"] and int(row["seed"]) == info["seed"]
-    cells = table(folder / "figures" / "try" / "cells.csv")
-    assert [cell["cell"] for cell in cells] == ["tiny_drop_final0.25", "tiny_drop_final0.5"]
+        assert {name: row[name] for name in ("precision", "attention", "compilation", "fingerprint")} == {
+            "precision": "fp32", "attention": "fused", "compilation": "off", "fingerprint": run.recipe.fingerprint
+        }  # fmt: skip
+    cells = group(read_runs(folder / "runs" / "try"))
+    assert [cell.name for cell in cells] == ["tiny_drop_final0.25", "tiny_drop_final0.5"]
     for cell in cells:
-        values = [float(row["test_accuracy"]) for row in rows if row["cell"] == cell["cell"]]
-        assert cell["n"] == "2" and float(cell["test_accuracy_mean"]) == pytest.approx(sum(values) / 2)
-        assert float(cell["test_accuracy_sd"]) == pytest.approx(statistics.stdev(values))
-    assert (folder / "figures" / "try" / "cells.png").read_bytes().startswith(b"\x89PNG")
+        values = [float(row["test_accuracy"]) for row in rows if row["cell"] == cell.name]
+        mean, sd = mean_and_sd(cell.values("test_accuracy"))
+        assert len(cell.runs) == 2 and mean == pytest.approx(sum(values) / 2)
+        assert sd == pytest.approx(statistics.stdev(values))
+        assert f"{cell.name} | 0, 1 | {mean:.2f} ± {sd:.2f} %" in printed
+    names = sorted(path.name for path in (folder / "runs" / "try").iterdir())
+    assert names == ["cells.png", "epochs.csv", "runs.csv"]
+    assert (folder / "runs" / "try" / "cells.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_epochs_of_all_runs_are_one_table(killed):
+    assert main([str(killed["folder"] / "try.yaml")]) == 0
+    rows = table(killed["folder"] / "runs" / "try" / "epochs.csv")
+    assert list(rows[0]) == ["run", "cell", "seed", *history.FIELDS]
+    assert len(rows) == 4 * EPOCHS
+    for run in killed["plan"].runs:
+        mine = [row for row in rows if row["run"] == run.name]
+        assert {(row["cell"], int(row["seed"])) for row in mine} == {(run.cell, run.recipe.seed)}
+        theirs = history.read_csv(history.history_file(killed["folder"] / "runs" / run.name, run.recipe.chapter))
+        assert [float(row["train_loss"]) for row in mine] == [record.train_loss for record in theirs]
+
+
+def test_a_run_whose_checkpoint_is_not_here_is_not_finished(killed, capsys):
+    """As published records are, or what was copied from another machine: the sweep trains it."""
+    run = killed["plan"].runs[0]
+    folder = killed["folder"] / "runs" / run.name
+    hidden = [(path, path.with_suffix(".hidden")) for path in (folder / "last.pt", folder / "previous.pt")]
+    for path, away in hidden:
+        path.rename(away)
+    try:
+        assert finished(run.recipe, notebook=False) is None
+        assert main([str(killed["folder"] / "try.yaml"), "--list"]) == 0
+        assert f"{run.name}\n" in capsys.readouterr().out
+    finally:
+        for path, away in hidden:
+            away.rename(path)
+    assert finished(run.recipe, notebook=False)
 
 
 def test_list_names_the_runs_and_runs_none(killed, tmp_path, capsys):
@@ -150,8 +190,9 @@ def test_a_failed_run_is_told_and_holds_up_no_other(killed):
     assert "failed   tiny_datasetfolder_seed0: DataError: " in output.stderr and "nowhere" in output.stderr
     assert "Traceback" not in output.stderr
     assert "1 of 2 runs are finished" in output.stdout and "tiny_datasetshapes_seed0" in output.stdout
-    rows = table(killed["folder"] / "failing" / "figures" / "try" / "runs.csv")
-    assert [row["run"] for row in rows] == ["tiny_datasetshapes_seed0"]
+    folder = killed["folder"] / "failing" / "runs" / "try"
+    assert [row["run"] for row in table(folder / "runs.csv")] == ["tiny_datasetshapes_seed0"]
+    assert (folder / "unfinished.txt").read_text() == "tiny_datasetfolder_seed0\n"
 
 
 def test_another_recipe_in_a_runs_folder_refuses_the_sweep(killed, capsys):
@@ -161,8 +202,9 @@ def test_another_recipe_in_a_runs_folder_refuses_the_sweep(killed, capsys):
 
 def test_damaged_run_json_is_named(tmp_path, tiny):
     recipe = tiny()
-    Folders.of(recipe).figures.mkdir(parents=True)
-    (Folders.of(recipe).figures / "run.json").write_text("{")
+    folder = RunFolder(recipe.run_name, recipe.out_dir).path
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{")
     with pytest.raises(OutputError, match=r"run\.json: is damaged"):
         finished(recipe, notebook=False)
 
@@ -172,14 +214,14 @@ def test_refusals_are_one_sentence(tmp_path, capsys):
     assert main([str(path)]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("RecipeError: ") and "drop_block" in captured.err and not captured.out
-    assert not (tmp_path / "figures").exists() and not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs").exists()
     with pytest.raises(SystemExit) as refusal:
         main([str(path), "--workers", "0"])
     assert refusal.value.code == 2 and "--workers" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_interrupt_ends_all_processes_and_the_same_command_goes_on(tmp_path):
+def test_interrupt_ends_all_processes_and_the_same_command_resumes(tmp_path):
     path = write_sweep(tmp_path, "{base: base.yaml, seeds: [0, 1]}")
     command = [sys.executable, "-m", "ptd_core.sweep", str(path), "--workers", "2"]
     process = subprocess.Popen(
@@ -193,7 +235,7 @@ def test_interrupt_ends_all_processes_and_the_same_command_goes_on(tmp_path):
             break
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert errors == "stopped; the same command goes on from the last checkpoints\n"
+    assert errors == "stopped; the same command resumes from the last checkpoints\n"
     with pytest.raises(ProcessLookupError):  # soon nobody of its group is left
         for _ in range(600):
             os.killpg(process.pid, 0)
@@ -201,7 +243,7 @@ def test_interrupt_ends_all_processes_and_the_same_command_goes_on(tmp_path):
     run = seen[-1].split()[1]
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert f"{run} goes on from epoch" in " ".join(again.stdout.split())
+    assert f"{run} is resumed from epoch" in " ".join(again.stdout.split())
     assert "2 of 2 runs are finished" in again.stdout
     for planned in read_plan(path).runs:
         assert [row.epoch for row in records(planned.recipe)] == list(range(EPOCHS))
@@ -229,6 +271,26 @@ def test_workers_on_the_cpu_fill_the_cores(monkeypatch):
     monkeypatch.setattr(sweep_cluster, "CPU_COUNT", 7)
     assert [len(worker_environments("cpu", None, threads)) for threads in (1, 2, 3, 9)] == [7, 3, 2, 1]
     assert len(worker_environments("cpu", 2, 1)) == 2
+
+
+def test_workers_of_a_cluster_without_gpus(capfd, recwarn, monkeypatch):
+    """Reachable from this machine only, deaf to Ctrl-C; the dashboard takes a free port where its own is busy."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # what the user has set counts more
+    with socket.socket() as busy:
+        with contextlib.suppress(OSError):  # somebody else has it: as good
+            busy.bind(("127.0.0.1", 8787))
+            busy.listen()
+        with local_client("cpu", 2, threads=3, allowed_failures=3) as client:
+            workers = client.scheduler_info(n_workers=-1)["workers"]
+            assert client.dashboard_link.startswith("http://127.0.0.1:") and ":8787" not in client.dashboard_link
+            assert client.scheduler.address.startswith("tcp://127.0.0.1:")
+            assert set(client.run(signal.getsignal, signal.SIGINT).values()) == {signal.SIG_IGN}
+            assert set(client.run(os.environ.get, "OMP_NUM_THREADS").values()) == {"3"}
+    assert len(workers) == 2
+    for address, worker in workers.items():
+        assert address.startswith("tcp://127.0.0.1:") and worker["resources"] == {"device": 1}
+        assert worker["nthreads"] == 1 and worker["memory_limit"] == 0
+    assert capfd.readouterr() == ("", "") and not [warning for warning in recwarn if "Port" in str(warning.message)]
 
 
 def test_the_command_without_a_sweep_needs_neither_dask_nor_jupyter():

@@ -41,10 +41,10 @@ def test_every_combination_is_one_run(sweep):
         for width, final, block, seed in itertools.product((16, 32), (0.0, 0.25, 0.5), (0, 1), (3, 5, 8))
     ]
 
-    def essences(recipes):
-        return sorted(str(sorted(recipe.essence().items())) for recipe in recipes)
+    def all_settings(recipes):
+        return sorted(str(sorted(recipe.settings().items())) for recipe in recipes)
 
-    assert essences(run.recipe for run in plan.runs) == essences(expected)
+    assert all_settings(run.recipe for run in plan.runs) == all_settings(expected)
     assert len({run.name for run in plan.runs}) == len(expected) == 36
     assert {run.recipe.seed for run in plan.runs[:12]} == {3}  # every cell once, before any twice
     for run in plan.runs:
@@ -64,7 +64,7 @@ def test_command_line_replaces_fixed_replaces_base(sweep, tmp_path, monkeypatch)
     plan = read_plan(path, ["out_dir=here", "data_dir=images"])  # a worker's current folder may be another
     assert plan.runs[0].recipe.out_dir == str(tmp_path / "here")
     assert plan.runs[0].recipe.data_dir == str(tmp_path / "images")
-    assert plan.figures == tmp_path / "here" / "figures" / "try"
+    assert plan.folder.path == tmp_path / "here" / "runs" / "try"
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_bases_must_agree_on_where_to_write(sweep, tmp_path):
     ("text", "words"),
     [
         ("{base: plain.yaml, seeds: [0], factors: {drop_block: [0, 9]}}", "plain.yaml with drop_block = 9, seed = 0"),
-        ("{base: plain.yaml, seeds: [-1]}", "seed must be an integer at least 0"),
+        ("{base: plain.yaml, seeds: [-1]}", "seed should be greater than or equal to 0"),
         ("{base: plain.yaml, seeds: [0], fixed: {epoch: 3}}", "epoch = 3 is not a parameter; did you mean epochs?"),
         ("{base: absent.yaml, seeds: [0]}", "absent.yaml: cannot be read"),
-        ("{base: plain.yaml, seeds: [0], factors: {lr: [4e-4]}}", "lr must be a number"),
+        ("{base: plain.yaml, seeds: [0], factors: {lr: [fast]}}", "lr should be a valid number; got 'fast'"),
     ],
 )
 def test_one_run_that_is_not_allowed_refuses_the_sweep(sweep, text, words):
@@ -127,10 +127,11 @@ def test_a_sweep_does_not_share_a_folder_with_a_run(sweep, tmp_path):
     text = f"{{base: plain.yaml, seeds: [0], fixed: {{out_dir: {tmp_path}}}}}"
     with pytest.raises(SweepError, match="folder of a run"):
         read_plan(sweep(text, "plain_seed0.yaml"))
-    (tmp_path / "figures" / "other").mkdir(parents=True)
-    (tmp_path / "figures" / "other" / "run.json").write_text("{}")
-    with pytest.raises(SweepError, match="folder of a run"):
-        read_plan(sweep(text, "other.yaml"))
+    for name, file in (("other", "run.json"), ("stopped", "last.pt")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / file).write_text("{}")
+        with pytest.raises(SweepError, match="folder of a run"):
+            read_plan(sweep(text, f"{name}.yaml"))
     with pytest.raises(SweepError, match="named after its file"):
         read_plan(sweep(text, "a sweep.yaml"))
     with pytest.raises(SweepError, match="cannot be read"):
@@ -138,7 +139,7 @@ def test_a_sweep_does_not_share_a_folder_with_a_run(sweep, tmp_path):
 
 
 def test_everything_that_decides_a_result_can_be_a_factor():
-    assert set(FACTORS) == set(Recipe().essence()) - {"seed"}
+    assert set(FACTORS) == set(Recipe().settings()) - {"seed"}
     assert not set(FACTORS) & {"run", "device", "out_dir", "data_dir", "download"}
 
 

@@ -1,6 +1,7 @@
 """The training loop against loops written out by hand, and what it promises about seeds, epochs and evaluation."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from ptd_core.errors import DataError, DeviceError, TrainingError
 from ptd_core.machine.randomness import torch_seed
 from ptd_core.schedule import learning_rate
 from ptd_core.step import WarmupEma
+from ptd_core.token_drop import TokenDropViT
 from ptd_core.trainer import Trainer, build_model
 
 
@@ -22,21 +24,22 @@ def test_training_equals_a_plain_loop(tiny, tiny_shapes):
     # Without biases on keys: their gradient is zero but for rounding, which AdamW would blow up to full steps.
     recipe = tiny(mixup_alpha=0.0, cutmix_alpha=0.0, epochs=2, warmup_epochs=1, qkv_bias=False)
     trainer = Trainer(recipe, tiny_shapes)
-    batches = {epoch: [(x.clone(), y.clone()) for x, y in trainer.batches(epoch)] for epoch in range(2)}
+    batches = {epoch: [(x.clone(), y.clone()) for x, y, *_ in trainer.batches.epoch(epoch)] for epoch in range(2)}
     list(trainer.epochs())
 
     # In the same memory format: another one rounds otherwise, which AdamW blows up where gradients are near zero.
     model = build_model(recipe, 10).train().to(memory_format=torch.channels_last)
+    network = TokenDropViT(model)
     average = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=recipe.weight_decay, foreach=False)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (tiny_shapes.mean, tiny_shapes.std))
     step = 0
     for epoch in range(2):
         torch.manual_seed(torch_seed(recipe.seed, epoch, "dropout"))
-        keep = [64, 56][epoch]  # d = 0 at epoch 0, (1/2)^2 * 0.5 = 1/8 at epoch 1
+        keep = [(64,), (56,)][epoch]  # d = 0 at epoch 0, (1/2)^2 * 0.5 = 1/8 at epoch 1
         for images, labels in batches[epoch]:
             optimizer.param_groups[0]["lr"] = learning_rate(step, peak=recipe.lr, warmup_steps=5, total_steps=10)
-            logits = model((images - mean) / std, keep=keep)
+            logits = network((images - mean) / std, keep)
             loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
@@ -150,7 +153,7 @@ def test_every_image_is_seen_once_an_epoch(tiny):
     )
     orders = []
     for epoch in range(2):
-        seen = [((x[:, 0, 0, 0] * 255).round().long(), y) for x, y in trainer.batches(epoch)]
+        seen = [((x[:, 0, 0, 0] * 255).round().long(), y) for x, y, *_ in trainer.batches.epoch(epoch)]
         assert len(seen) == 5
         order = torch.cat([x for x, _ in seen])
         assert len(set(order.tolist())) == 160
@@ -182,12 +185,12 @@ def test_too_few_images_and_absent_device_are_refused(tiny, tiny_shapes):
             Trainer(tiny(device="cuda"), tiny_shapes)
 
 
-def test_estimate_scales_steps_by_their_operations(tiny, tiny_shapes):
-    """A run of equal epochs, no averaging: steps, plus two evaluations' forward passes of 60 images an epoch."""
-    trainer = Trainer(tiny(drop_final=0.0, ema_decay=0.0), tiny_shapes)
-    from ptd_core.cost import cost
+def test_probes_measure_after_each_evaluated_epoch(tiny, tiny_shapes):
+    def probe(trainer):
+        return {"largest": max(p.abs().max().item() for p in trainer.model.parameters())}
 
-    price = cost(trainer.recipe, 10)
-    per_epoch = 5 + 120 * price.forward / (32 * price.training)
-    assert trainer.estimate_seconds(2.0, 0) == pytest.approx(2.0 * 3 * per_epoch)
-    assert trainer.estimate_seconds(2.0, 2) == pytest.approx(2.0 * per_epoch)
+    plain = list(Trainer(tiny(eval_every=2), tiny_shapes).epochs())
+    probed = list(Trainer(tiny(eval_every=2), tiny_shapes, probes=(probe, lambda trainer: {"one": 1.0})).epochs())
+    assert [set(record.extra) for record in probed] == [set(), {"largest", "one"}, {"largest", "one"}]
+    assert probed[1].extra["largest"] != probed[2].extra["largest"] and probed[1].extra["one"] == 1.0
+    assert [dataclasses.replace(record, extra={}) for record in without_clocks(probed)] == without_clocks(plain)

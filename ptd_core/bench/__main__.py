@@ -1,9 +1,9 @@
 """python -m ptd_core.bench [--recipe FILE] [--only SECTION ...] [--rounds N] [name=value ...]: what dropping buys.
 
-Measures this project's training step against its bound by operations and against other implementations on the same
+Measures this project's training step against what operations predict and against other implementations on the same
 machine in the same run: interleaved, repeated, medians with spread. Tables on the screen, bench.json and bench.png
 under figures/bench/DEVICE/. Random pixels stand in for images; they change no time. Each section is written when it
-is done; the same command again goes on after the last one.
+is done; the same command again resumes it after the last one.
 """
 
 import argparse
@@ -44,9 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.to or PROJECT_ROOT / "figures" / "bench" / re.sub(r"[^A-Za-z0-9]+", "_", about["device"]).strip(
         "_"
     )
-    report = taken_up(folder, {
+    report = resumed(folder, {
         "stamp": about,
-        "recipe": work.recipe.essence(),
+        "recipe": work.recipe.settings(),
         "path": str(work.path),
         "rounds": options.rounds,
         "finished": False,
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def taken_up(folder: Path, report: dict) -> dict:
+def resumed(folder: Path, report: dict) -> dict:
     """The report in `folder` if it is that of the same bench, stopped before its end; else the new one.
 
     Its sections are not measured again. The same: device, versions and commit, recipe, path and rounds.

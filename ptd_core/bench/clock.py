@@ -69,3 +69,13 @@ def _seconds(case: Callable[[], object], calls: int, device: torch.device) -> fl
         case()
     synchronize(device)
     return (time.perf_counter() - start) / calls
+
+
+def with_times(rows: list[dict], timings: dict[str, Timing], images: int | None) -> list[dict]:
+    """The rows, which have a "case" each, with that case's timing; images: of one call, for a rate."""
+    timed = []
+    for row in rows:
+        timing = timings[row["case"]]
+        speed = {"images_per_second": images / timing.median} if images else {}
+        timed.append({**row, **speed, **timing.as_dict()})
+    return timed

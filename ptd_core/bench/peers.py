@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ptd_core.model import ConvStem
 from ptd_core.recipe import Recipe
+from ptd_core.token_drop import Keep
 
 
 def timm_vit(recipe: Recipe, num_classes: int, patch_drop_rate: float = 0.0) -> nn.Module:
@@ -44,7 +45,7 @@ class PlainViT(nn.Module):
         self.drop_block = recipe.drop_block
         self.tokens = _StemTokens(recipe)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, recipe.embed_dim))
-        self.pos_embed = nn.Parameter(torch.randn(1, 1 + recipe.patch_tokens, recipe.embed_dim) * 0.02)
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + recipe.vit.patch_tokens, recipe.embed_dim) * 0.02)
         self.blocks = nn.ModuleList(_PlainBlock(recipe) for _ in range(recipe.depth))
         self.norm = nn.LayerNorm(recipe.embed_dim)
         self.head = nn.Linear(recipe.embed_dim, num_classes)
@@ -60,7 +61,7 @@ class PlainViT(nn.Module):
 class _PlainBlock(nn.Module):
     def __init__(self, recipe: Recipe):
         super().__init__()
-        width, hidden = recipe.embed_dim, int(recipe.mlp_ratio * recipe.embed_dim)
+        width, hidden = recipe.embed_dim, recipe.vit.mlp_width
         self.heads = recipe.num_heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.proj = nn.Linear(width, 3 * width, bias=recipe.qkv_bias), nn.Linear(width, width)
@@ -84,7 +85,7 @@ class _StemTokens(nn.Module):
 
     def __init__(self, recipe: Recipe):
         super().__init__()
-        self.stem = ConvStem(recipe.stem_width, recipe.embed_dim, recipe.stem_stride)
+        self.stem = ConvStem(recipe.vit)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.stem(images).flatten(2).transpose(1, 2)
@@ -96,9 +97,9 @@ class _EncoderViT(nn.Module):
         width = recipe.embed_dim
         self.tokens = _StemTokens(recipe)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.randn(1, 1 + recipe.patch_tokens, width) * 0.02)
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + recipe.vit.patch_tokens, width) * 0.02)
         layer = nn.TransformerEncoderLayer(
-            width, recipe.num_heads, int(recipe.mlp_ratio * width), recipe.dropout, "gelu",
+            width, recipe.num_heads, recipe.vit.mlp_width, recipe.dropout, "gelu",
             batch_first=True, norm_first=True,
         )  # fmt: skip
         self.encoder = nn.TransformerEncoder(layer, recipe.depth, nn.LayerNorm(width), enable_nested_tensor=False)
@@ -117,5 +118,5 @@ class _AllTokens(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, keep: int | None = None) -> Tensor:
+    def forward(self, images: Tensor, keep: Keep | None = None) -> Tensor:
         return self.model(images)

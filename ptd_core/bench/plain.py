@@ -13,9 +13,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
 
 from ptd_core.bench.peers import PlainViT
+from ptd_core.bench.workload import random_images
 from ptd_core.data.dataset import Dataset
+from ptd_core.machine.device import resolve_device
 from ptd_core.recipe import Recipe
 from ptd_core.step import WarmupEma, autocast
+from ptd_core.token_drop import Keep
 
 
 class PilImages(TorchDataset):
@@ -42,7 +45,7 @@ class PilImages(TorchDataset):
 
 
 def plain_step(
-    recipe: Recipe, dataset: Dataset, device: torch.device, keep: int, precision: str
+    recipe: Recipe, dataset: Dataset, device: torch.device, keep: int | None, precision: str
 ) -> Callable[[], float]:
     """One step of that loop: load a batch, mix, forward, backward, clip, AdamW as it comes, EMA, read the loss."""
     classes = len(dataset.classes)
@@ -76,3 +79,8 @@ def plain_step(
         return loss.item()
 
     return step
+
+
+def plain_step_apart(recipe: Recipe, precision: str, keep: Keep | None) -> Callable[[], float]:
+    """That step on random images, built wherever it is called: for a process of its own."""
+    return plain_step(recipe, random_images(recipe), resolve_device(recipe.device), keep and keep[0], precision)

@@ -14,7 +14,7 @@ _COLUMNS = {  # heading and format, in the order of a table
     "spread": ("spread", "±{:.1%}"),
     "first_call_seconds": ("first call", "{:.3g} s"),
     "keep": ("tokens kept", "{}"),
-    "flops_bound": ("bound", "{:.3f}x"),
+    "predicted": ("predicted from operations", "{:.3f}x"),
     "speedup": ("measured", "{:.3f}x"),
     "ours_faster_by": ("this project is faster by", "{:.2f}x"),
     "epoch_seconds": ("of an epoch", "{:.4g} s"),
@@ -69,8 +69,8 @@ def bench_figure(report: dict) -> Figure | None:
 
 def _steps(axes, rows: list[dict]) -> None:
     along = [row for row in rows if row["block"] == 0]
-    axes.plot([row["ratio"] for row in along], [row["flops_bound"] for row in along], "--", color=GREY,
-              label="bound by operations")  # fmt: skip
+    axes.plot([row["ratio"] for row in along], [row["predicted"] for row in along], "--", color=GREY,
+              label="predicted from operations")  # fmt: skip
     axes.plot([row["ratio"] for row in along], [row["speedup"] for row in along], "o-", color=BLUE, label="measured")
     axes.set(xlabel="drop ratio in block 0", ylabel="step faster than at d = 0 (x)")
     axes.legend()

@@ -4,14 +4,16 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ptd_core.data.batches import Batch
 from ptd_core.data.dataset import Dataset, Split
 from ptd_core.machine.fast_path import FastPath
 from ptd_core.recipe import Recipe
 from ptd_core.schedule import DropSchedule
 from ptd_core.step import TrainingStep, WarmupEma
-from ptd_core.trainer import Trainer
+from ptd_core.token_drop import Keep, TokenDrop, TokenDropViT
+from ptd_core.trainer import Trainer, build_model
 
 CLASSES = 100
 BATCHES = 4  # in the set of random images; what they show changes no time
@@ -40,28 +42,35 @@ class Workload:
         self.device = self.trainer.device
         self.path = self.trainer.path
 
-    def keep(self, ratio: float) -> int:
-        """Kept patch tokens at a drop ratio."""
-        return max(1, DropSchedule.tokens_at_ratio(ratio, self.recipe.patch_tokens))
+    def keep(self, ratio: float) -> Keep | None:
+        """What one dropping block keeps at a drop ratio; None for all tokens."""
+        patch_tokens = self.recipe.vit.patch_tokens
+        kept = max(1, DropSchedule.tokens_at_ratio(ratio, patch_tokens))
+        return (kept,) if kept < patch_tokens else None
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Augmented batches without end, each with its mixing weights or None."""
+    def network(self, blocks: tuple[int, ...] = (0,), path: FastPath | None = None) -> TokenDropViT:
+        """A new model of the recipe that drops tokens in `blocks`."""
+        model = build_model(self.recipe, CLASSES, (path or self.path).attention)
+        return TokenDropViT(model, TokenDrop(blocks))
+
+    def batches(self) -> Iterator[Batch]:
+        """Augmented batches without end."""
         for epoch in itertools.count():
-            weights = self.trainer.mixing_weights(epoch)
-            for step, (images, labels) in enumerate(self.trainer.batches(epoch)):
-                yield images, labels, None if weights is None else weights[step]
+            yield from self.trainer.batches.epoch(epoch)
 
-    def step(self, model: nn.Module, keep: int, path: FastPath | None = None) -> Callable[[], None]:
-        """The trainer's whole step on a model that takes (images, keep=...), in `path`, by default the trainer's."""
+    def step(self, network: nn.Module, keep: Keep | None, path: FastPath | None = None) -> Callable[[], None]:
+        """The trainer's whole step on a network that takes (images, keep), in `path`, by default the trainer's."""
         path = path or self.path
-        model = path.place(model, self.device).train()
-        step = TrainingStep(self.recipe, model, path, self.trainer.normalise)
-        average = WarmupEma(model, decay=self.recipe.ema_decay) if self.recipe.ema_decay else None
+        network = path.place(network, self.device).train()
+        step = TrainingStep(network, self.recipe.optimisation, path, self.trainer.normalise)
+        decay = self.recipe.ema_decay
+        # As the trainer does: the ViT is averaged, not what runs it.
+        model = network.vit if isinstance(network, TokenDropViT) else network
+        average = WarmupEma(model, decay=decay) if decay else None
         batches, count = self.batches(), itertools.count()
 
         def run() -> None:
-            images, labels, weight = next(batches)
-            step(images, labels, keep, weight)
+            step(next(batches), keep)
             if average:
                 average.update(model, step=next(count))
 

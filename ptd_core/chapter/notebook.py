@@ -9,17 +9,12 @@ from matplotlib.figure import Figure
 from ptd_core.chapter.claims import claims_markdown
 from ptd_core.cost import run_training_cost
 from ptd_core.errors import RecipeError
+from ptd_core.evaluate import attention_maps
 from ptd_core.progress import duration
 from ptd_core.recipe import Recipe
 from ptd_core.run import Run
-from ptd_core.views.maps import (
-    attention_maps,
-    coverage_figure,
-    first_images,
-    kept_mask,
-    object_coverage,
-    saliency_figure,
-)
+from ptd_core.saliency import kept_mask, object_coverage
+from ptd_core.views.maps import coverage_figure, saliency_figure
 from ptd_core.views.style import save_figure
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
@@ -33,7 +28,7 @@ def names(namespace: dict) -> set[str]:
 def read_recipe(namespace: dict, before: set[str], chapter: str) -> Recipe:
     """The recipe that a chapter's parameters cell, and the cell that papermill puts after it, have spelt out.
 
-    papermill warns of unknown names and goes on; here they stop the chapter. Raises RecipeError for these, for
+    papermill only warns of unknown names; here they stop the chapter. Raises RecipeError for these, for
     values that are not allowed, and in the chapter "baseline" for token drop.
     """
     values = {
@@ -63,39 +58,40 @@ def table(header: list[str], rows: list[list]) -> Markdown:
 
 def results(run: Run) -> Markdown:
     """What a run measured, as a table."""
-    last, result, times = run.records[-1], run.info["results"], run.info["times"]
+    last, result, times = run.records[-1], run.record.results, run.record.times
     rows = {
-        "test accuracy, last epoch": f"{result['test_accuracy']:.2f} %",
-        "the same, raw weights": f"{result['test_accuracy_raw']:.2f} %",
-        "best epoch chosen on test (not the headline)": f"{result['best_on_test']:.2f} %",
+        "test accuracy, last epoch": f"{result.test_accuracy:.2f} %",
+        "the same, raw weights": f"{result.test_accuracy_raw:.2f} %",
+        "best epoch chosen on test (not the headline)": f"{result.best_on_test:.2f} %",
         "chance": f"{100 / len(run.dataset.classes):.2f} %",
-        "training accuracy, clean images": f"{result['clean_train_accuracy']:.2f} %",
+        "training accuracy, clean images": f"{result.clean_train_accuracy:.2f} %",
         "training accuracy, augmented batch": f"{last.train_accuracy:.2f} %",
-        "training time": duration(times["train_seconds"]),
-        "evaluation time": duration(times["eval_seconds"]),
+        "training time": duration(times.train_seconds),
+        "evaluation time": duration(times.eval_seconds),
         "images in training, per second": f"{last.images_per_second:.0f}",
-        "device": run.info["device"],
+        "device": run.record.device,
     }
     return table([f"measured here, {run.recipe.run_name}, seed {run.recipe.seed}, n = 1", ""], list(rows.items()))
 
 
 def time_saved(run: Run) -> Markdown:
     """Where a run's time went, and what its training gained on the same epochs with all tokens."""
-    ledger = run.info["time_ledger"]
-    with_drop, without = run_training_cost(run.recipe, run.trainer.classes)
+    ledger = run.record.time_ledger
+    recipe = run.recipe
+    with_drop, without = run_training_cost(recipe.vit, run.trainer.classes, recipe.token_drop, recipe.keeps)
     rows = {
-        "training steps": _seconds(ledger["step_seconds"]),
-        "augmentation": _seconds(ledger["data_seconds"]),
-        "evaluation": _seconds(ledger["evaluation_seconds"]),
-        "compiling and recording": _seconds(ledger["compile_seconds"]),
-        f"the training, had no epoch dropped tokens (from {ledger['all_tokens_epochs']} that did not)": _seconds(
-            ledger["all_tokens_seconds"]
+        "training steps": _seconds(ledger.step_seconds),
+        "augmentation": _seconds(ledger.data_seconds),
+        "evaluation": _seconds(ledger.evaluation_seconds),
+        "compiling and recording": _seconds(ledger.compile_seconds),
+        f"the training, had no epoch dropped tokens (from {ledger.all_tokens_epochs} that did not)": _seconds(
+            ledger.all_tokens_seconds
         ),
-        "saved": _seconds(ledger["saved_seconds"]),
-        "training faster by, measured": _times(ledger["measured_speedup"]),
-        "training faster by, bound by operations": _times(without / with_drop),
+        "saved": _seconds(ledger.saved_seconds),
+        "training faster by, measured": _times(ledger.measured_speedup),
+        "training faster by, predicted from operations": _times(without / with_drop),
     }
-    return table([f"time of {run.recipe.run_name}, {run.info['device']}", ""], list(rows.items()))
+    return table([f"time of {run.recipe.run_name}, {run.record.device}", ""], list(rows.items()))
 
 
 def _seconds(value: float | None) -> str:
@@ -108,7 +104,7 @@ def _times(value: float | None) -> str:
 
 def saliency(run: Run, block: int, keep: int, count: int = 8) -> Figure:
     """Saliency maps of the first test images in one block, and the `keep` tokens of highest saliency; also saved."""
-    shown = first_images(run.trainer.test, count)
+    shown = run.trainer.test.first(count)
     inputs = run.trainer.normalise(shown.images.float() / 255)
     answers = run.model(inputs).argmax(1).tolist()
     names = run.dataset.classes
@@ -117,24 +113,24 @@ def saliency(run: Run, block: int, keep: int, count: int = 8) -> Figure:
         for label, answer in zip(shown.labels.tolist(), answers)
     ]
     figure = saliency_figure(shown, attention_maps(run.model, inputs, block).mean(1), keep, titles, run.stamp)
-    save_figure(figure, run.figures / f"{run.recipe.chapter}_saliency.png")
+    save_figure(figure, run.folder / f"{run.recipe.chapter}_saliency.png")
     return figure
 
 
 def coverage(run: Run, keep: int, count: int = 1000) -> Figure | Markdown:
     """How much of the objects lies under kept tokens, on the first test images; a sentence where nobody knows."""
-    shown = first_images(run.trainer.test, count)
+    shown = run.trainer.test.first(count)
     if shown.masks is None:
-        return Markdown(f"*{run.dataset.name}* does not say where its objects are; run the chapter on *shapes* to see.")
+        return Markdown(f"*{run.dataset.name}* does not know where its objects are; run the chapter on *shapes* to see.")
     inputs = run.trainer.normalise(shown.images.float() / 255)
-    block, tokens = run.recipe.drop_block, run.recipe.patch_tokens
+    block, tokens = run.recipe.drop_block, run.recipe.vit.patch_tokens
     kept = kept_mask(attention_maps(run.model, inputs, block).mean(1), keep)
     print(
         f"block {block} keeps {100 * keep / tokens:.0f} % of the tokens and with them "
         f"{100 * object_coverage(kept, shown.masks):.0f} % of the objects' pixels (n = {len(shown)} test images)"
     )
-    figure = coverage_figure(run.model, inputs, shown.masks, run.stamp)
-    save_figure(figure, run.figures / f"{run.recipe.chapter}_coverage.png")
+    figure = coverage_figure(run.model, inputs, shown.masks, run.recipe.token_drop.blocks, run.stamp)
+    save_figure(figure, run.folder / f"{run.recipe.chapter}_coverage.png")
     return figure
 
 

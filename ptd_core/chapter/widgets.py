@@ -14,14 +14,12 @@ from ptd_core.model import HybridViT
 from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.files import write_atomically
-from ptd_core.records.folders import Folders
 from ptd_core.run import Run
 from ptd_core.trainer import build_model
 from ptd_core.views.explorers import Shown, frame, images_that_fit, saliency_page, schedule_page
-from ptd_core.views.maps import first_images
 
 UNTRUSTED = (
-    "The chapter also leaves this explorer as <code>{name}</code> among the run's figures. Where it is not shown here, "
+    "The chapter also saves this explorer as <code>{name}</code> among the run's figures. Where it is not shown here, "
     "the notebook is not trusted yet: open that file, or choose <em>Trust Notebook</em> in the command palette."
 )
 
@@ -39,10 +37,10 @@ def saliency_explorer(run: Run, others: dict[str, HybridViT] | None = None) -> H
     Writes this page, and in the chapter ptd that of `drop_explorer`, beside the run's figures.
     """
     models = _models(run, others or {})
-    shown = first_images(run.trainer.test, images_that_fit(run.recipe, len(models)))
+    shown = run.trainer.test.first(images_that_fit(run.recipe, len(models)))
     names = [run.dataset.classes[label] for label in shown.labels.tolist()]
     page = _saliency_page(run, Shown(shown, names, [True] * len(names)), models)
-    file = run.figures / f"{run.recipe.chapter}_saliency_explorer.html"
+    file = run.folder / f"{run.recipe.chapter}_saliency_explorer.html"
     write_atomically(file, page.encode())
     if run.recipe.chapter == "ptd":
         schedule = schedule_page(run.recipe, run.trainer.classes)
@@ -84,7 +82,7 @@ def _models(run: Run, others: dict[str, HybridViT]) -> dict[str, HybridViT]:
     device = run.trainer.device
     models = {f"after epoch {len(run.records)}": run.model}
     models |= {label: model.to(device) for label, model in others.items()}
-    early = Checkpoints(Folders.of(run.recipe).state).early
+    early = Checkpoints(run.folder).early
     untrained = build_model(run.recipe, run.trainer.classes)
     if early.exists() and len(run.records) > 1:
         first = build_model(run.recipe, run.trainer.classes)

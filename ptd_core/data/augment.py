@@ -165,8 +165,7 @@ def _chunks(
     images: torch.Tensor, order: torch.Tensor, augmentation: Augmentation, seed: int, epoch: int, chunk: int
 ) -> Iterator[torch.Tensor]:
     m, size, padding = len(order), images.shape[-1], augmentation.crop_padding
-    top, left = generator(seed, epoch, "crop").integers(2 * padding + 1, size=(2, m))
-    flip = generator(seed, epoch, "flip").random(m) < (0.5 if augmentation.flip else 0.0)
+    top, left, flip = _draw_crops(augmentation, m, seed, epoch)
     operations = randaugment.draw(generator(seed, epoch, "randaugment"), m, augmentation.rand_ops)
     boxes = draw_boxes(generator(seed, epoch, "erase"), m, size, augmentation.erase)
     noise = Noise(torch_seed(seed, epoch, "erase noise"), images.shape[1:], images.device)
@@ -187,3 +186,23 @@ def _chunks(
             if len(erased.images):
                 erase_boxes(finished, erased, noise.take(len(erased.images)))
         yield augmented
+
+
+def augment_masks(
+    masks: torch.Tensor, order: np.ndarray | torch.Tensor, augmentation: Augmentation, *, seed: int, epoch: int
+) -> torch.Tensor:
+    """Where the objects of one epoch's augmented images are: cropped and flipped as `augment_epoch` does the images.
+
+    masks: bool (n, S, S); order: int64 (m,), on the host. Returns bool (m, S, S); RandAugment and erasing leave the
+    masks alone.
+    """
+    top, left, flip = _draw_crops(augmentation, len(order), seed, epoch)
+    chosen = masks[torch.as_tensor(order)][:, None]
+    return crop_and_flip(chosen.byte(), augmentation.crop_padding, top, left, flip)[:, 0].bool()
+
+
+def _draw_crops(augmentation: Augmentation, m: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Top and left of each crop, in pixels of the padded image, and whether it is mirrored: (m,) each."""
+    top, left = generator(seed, epoch, "crop").integers(2 * augmentation.crop_padding + 1, size=(2, m))
+    flip = generator(seed, epoch, "flip").random(m) < (0.5 if augmentation.flip else 0.0)
+    return top, left, flip

@@ -27,6 +27,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device) -> "Split":
+        """The images and labels on a device; masks stay where they are, few ask for them."""
+        return Split(self.images.to(device), self.labels.to(device), self.masks)
+
+    def first(self, count: int) -> "Split":
+        """The first `count` images, or all of them if there are fewer."""
+        return Split(self.images[:count], self.labels[:count], None if self.masks is None else self.masks[:count])
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -72,7 +72,11 @@ def _listed_splits(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[
 
 
 def _list_classes(folder: Path) -> dict[str, list[Path]]:
-    """{class: its image files}, both sorted by name. Raises DataError if a class has no image."""
+    """{class: its image files}, both sorted by name. Raises DataError if a class has no image.
+
+    Links to folders below a class are not entered. torchvision's make_dataset enters them: a link that leads back lists
+    each image many times over, training and test images alike, and two such links never end.
+    """
     classes = {}
     for class_folder in sorted(_visible(folder.iterdir(), folder)):
         if class_folder.is_dir():

@@ -1,4 +1,4 @@
-"""One door to every dataset: `load(name, data_dir)`, or `load_recipe(recipe)`."""
+"""One door to every dataset: `load(name, data_dir)`."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,9 +9,8 @@ from ptd_core.data.image_folder import load_image_folder
 from ptd_core.data.shapes import load_shapes
 from ptd_core.errors import DataError
 from ptd_core.paths import resolve_data_dir
-from ptd_core.recipe import Recipe
 
-__all__ = ["Dataset", "Split", "load", "load_recipe", "resolve_data_dir"]
+__all__ = ["Dataset", "Split", "load", "resolve_data_dir"]
 
 
 def load(
@@ -42,15 +41,3 @@ def load(
     except OSError as error:  # a folder that may not be listed, a file that may not be opened
         raise DataError(f"{error.filename or folder} cannot be read ({error.strerror or error}).") from error
     raise DataError(f"There is no dataset named {name!r}; the names are shapes, cifar100, cifar10 and folder.")
-
-
-def load_recipe(recipe: Recipe) -> Dataset:
-    """The dataset that a recipe names, as `load` gives it."""
-    return load(
-        recipe.dataset,
-        recipe.data_dir,
-        image_size=recipe.image_size,
-        subset=recipe.subset,
-        test_subset=recipe.test_subset,
-        download=recipe.download,
-    )

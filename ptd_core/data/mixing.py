@@ -7,6 +7,8 @@ Mixup's map is constant; CutMix's is 0 inside a box and 1 outside. Both have one
 The partner is the image at the mirrored place in the batch.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as nnf
@@ -14,36 +16,39 @@ import torch.nn.functional as nnf
 from ptd_core.machine.randomness import generator
 
 
-def mixing_weights(
-    steps: int,
-    image_size: int,
-    mixup_alpha: float,
-    cutmix_alpha: float,
-    cutmix_share: float,
-    *,
-    seed: int,
-    epoch: int,
-) -> torch.Tensor:
-    """The weight map of every step of an epoch: float32 (steps, S, S) on the host, a function of (seed, epoch).
-
-    image_size: S, in pixels; mixup_alpha, cutmix_alpha: lambda ~ Beta(alpha, alpha), 0 switches that one off;
+@dataclass(frozen=True)
+class Mixing:
+    """Mixup and CutMix of a run: mixup_alpha, cutmix_alpha: lambda ~ Beta(alpha, alpha), 0 switches that one off;
     cutmix_share: probability that a step is CutMix rather than Mixup, where both are on.
-    CutMix's box is torchvision's: sides sqrt(1 - lambda) S, the centre uniform over the pixels, cut off at the edges.
+
     Raises ValueError if an alpha is negative, both are 0, or the share is no probability.
     """
-    if mixup_alpha < 0 or cutmix_alpha < 0:
-        raise ValueError(f"mixup_alpha is {mixup_alpha} and cutmix_alpha {cutmix_alpha}; neither may be negative.")
-    if mixup_alpha == 0 and cutmix_alpha == 0:
-        raise ValueError("mixup_alpha and cutmix_alpha are both 0: ask for no weights where nothing is mixed.")
-    if not 0.0 <= cutmix_share <= 1.0:
-        raise ValueError(f"cutmix_share is {cutmix_share}; a probability is between 0 and 1.")
-    if mixup_alpha == 0:
-        cutmix_share = 1.0
-    elif cutmix_alpha == 0:
-        cutmix_share = 0.0
+
+    mixup_alpha: float
+    cutmix_alpha: float
+    cutmix_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.mixup_alpha < 0 or self.cutmix_alpha < 0:
+            raise ValueError(
+                f"mixup_alpha is {self.mixup_alpha} and cutmix_alpha {self.cutmix_alpha}; neither may be negative."
+            )
+        if self.mixup_alpha == 0 and self.cutmix_alpha == 0:
+            raise ValueError("mixup_alpha and cutmix_alpha are both 0: ask for no mixing where nothing is mixed.")
+        if not 0.0 <= self.cutmix_share <= 1.0:
+            raise ValueError(f"cutmix_share is {self.cutmix_share}; a probability is between 0 and 1.")
+
+
+def mixing_weights(steps: int, image_size: int, mixing: Mixing, *, seed: int, epoch: int) -> torch.Tensor:
+    """The weight map of every step of an epoch: float32 (steps, S, S) on the host, a function of (seed, epoch).
+
+    image_size: S, in pixels.
+    CutMix's box is torchvision's: sides sqrt(1 - lambda) S, the centre uniform over the pixels, cut off at the edges.
+    """
+    share = mixing.cutmix_share if mixing.mixup_alpha and mixing.cutmix_alpha else float(mixing.cutmix_alpha > 0)
     rng = generator(seed, epoch, "mixing")
-    is_cutmix = rng.random(steps) < cutmix_share
-    lam = rng.beta(*2 * (np.where(is_cutmix, cutmix_alpha, mixup_alpha),))
+    is_cutmix = rng.random(steps) < share
+    lam = rng.beta(*2 * (np.where(is_cutmix, mixing.cutmix_alpha, mixing.mixup_alpha),))
     centers = rng.integers(image_size, size=(2, steps))
     outside = ~_boxes(lam, centers, image_size)
     return torch.from_numpy(np.where(is_cutmix[:, None, None], outside, lam[:, None, None]).astype(np.float32))

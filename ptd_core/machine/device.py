@@ -47,10 +47,8 @@ def describe_device(device: torch.device) -> str:
 
 def synchronize(device: torch.device) -> None:
     """Wait for the device, so that a clock read next counts all of its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)  # its own module's synchronize waits for the current device: not cuda:1
 
 
 def _cpu_name() -> str:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ptd_core.recipe import Recipe
-
 RECOMPILE_LIMIT = 64  # of a model three at most; a bench or a notebook trains many
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -27,9 +25,10 @@ class FastPath:
     compilation: str
 
     @classmethod
-    def of(cls, recipe: Recipe, device: torch.device) -> "FastPath":
-        """The recipe's own choices, and measured ones where it says "auto"."""
-        precision, attention, compilation = recipe.precision, recipe.attention, recipe.compilation
+    def choose(
+        cls, device: torch.device, precision: str = "auto", attention: str = "auto", compilation: str = "auto"
+    ) -> "FastPath":
+        """What is asked for, and measured choices for the device where that is "auto"."""
         if precision == "auto":
             precision = "bf16" if device.type == "cuda" or (device.type == "cpu" and cpu_multiplies_bf16()) else "fp32"
         if attention == "auto":

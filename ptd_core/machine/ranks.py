@@ -1,7 +1,7 @@
 """The processes of a run on several devices: who writes, who computes which images, and sums over all of them.
 
 A rank is one process with one device, started by torchrun. Every rank makes each whole batch, augmented and mixed as
-a single process would, and trains on its own rows of it: the run is that of one process, up to rounding and to the
+a single process would, and trains on its own shard of it: the run is that of one process, up to rounding and to the
 draws of dropout and drop-path. Augmentation is repeated by every rank, which a few devices do not notice.
 """
 
@@ -19,7 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ptd_core.errors import DeviceError, RecipeError
 from ptd_core.machine.device import resolve_device
-from ptd_core.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -65,16 +64,15 @@ class Ranks:
         torch.cuda.set_device(device)
         return device
 
-    def rows(self, batch: Tensor) -> Tensor:
-        """This process's rows of a batch (B, ...): (B / size, ...)."""
+    def shard(self, batch: Tensor) -> Tensor:
+        """This process's images of a batch (B, ...): (B / size, ...)."""
         return batch[self.rank :: self.size]
 
-    def check(self, recipe: Recipe) -> None:
+    def check_batch_size(self, batch_size: int) -> None:
         """Raises RecipeError if a batch does not divide among the processes."""
-        if recipe.batch_size % self.size:
+        if batch_size % self.size:
             raise RecipeError(
-                f"batch_size = {recipe.batch_size}: does not divide among {self.size} processes; "
-                f"use a multiple of {self.size}"
+                f"batch_size = {batch_size}: does not divide among {self.size} processes; use a multiple of {self.size}"
             )
 
     def parallel(self, model: nn.Module) -> nn.Module:
@@ -87,7 +85,7 @@ class Ranks:
             return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def global_batch_norm(self, model: nn.Module) -> nn.Module:
-        """The model with batch norm over the rows of all processes; the state dict stays the same."""
+        """The model with batch norm over the shards of all processes; the state dict stays the same."""
         if self.size > 1:
             for parent in list(model.modules()):
                 for name, child in parent.named_children():
@@ -109,7 +107,7 @@ class Ranks:
         dist.all_reduce(flags)
         return bool(flags)
 
-    def share(self, content: Any = None) -> Any:
+    def broadcast(self, content: Any = None) -> Any:
         """What the writing process hands in, in all of them."""
         if self.size == 1:
             return content
@@ -119,7 +117,7 @@ class Ranks:
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics are those of all processes' rows, as many in each; on every kind of device.
+    """Batch norm whose statistics are those of all processes' shards, equally large; on every kind of device.
 
     torch's own SyncBatchNorm computes on GPUs only.
     """
@@ -147,7 +145,11 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over all processes; a gradient of each process's loss towards the sum reaches all that went into it."""
+    """Sum over all processes; a gradient of each process's loss towards the sum reaches all that went into it.
+
+    torch.distributed.nn.functional.all_reduce does the same, but is deprecated and breaks a compiled graph; what
+    replaces it is private to torch.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ _DIGEST_BYTES = 64
 class Checkpoint:
     """A trainer's state (see `Trainer.state_dict`), the records of its finished epochs, and what they belong to.
 
-    recipe: the recipe's `essence()`. stamp: device and versions that the state comes from.
+    recipe: its settings, as `Recipe.settings()` gives them. stamp: device and versions that the state comes from.
     """
 
     trainer: dict
@@ -103,10 +103,15 @@ class Checkpoints:
         tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         write_atomically(file, safetensors.torch.save(tensors, metadata={"description": description}))
 
-    def load(self, say: Callable[[str], None]) -> Checkpoint | None:
+    @property
+    def present(self) -> bool:
+        """Whether there is a checkpoint to go on from, whole or not."""
+        return any(path.exists() for path in (self.new, self.last, self.previous))
+
+    def load(self, tell: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that is whole, tensors on the CPU; None if there never was one.
 
-        `say` is told of a damaged one that an older one stands in for; the damaged file is set aside.
+        `tell` is called with a sentence on a damaged one that an older one stands in for; it is set aside.
         Raises OutputError, naming the files, if there are checkpoints and none is whole.
         """
         refusals = []
@@ -120,7 +125,7 @@ class Checkpoints:
                 continue
             for damaged, refusal in refusals:
                 os.replace(damaged, self.damaged)
-                say(f"{refusal}; {path.name} is used instead, and the damaged file kept as {self.damaged.name}")
+                tell(f"{refusal}; {path.name} is used instead, and the damaged file kept as {self.damaged.name}")
             if path == self.new:
                 self._promote()
             return checkpoint

@@ -1,5 +1,6 @@
-"""Where a run writes, and that only one process at a time does."""
+"""The folder that a run writes to, and that only one process at a time does."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -9,70 +10,86 @@ from filelock import FileLock, Timeout
 
 from ptd_core.errors import OutputError
 from ptd_core.paths import PROJECT_ROOT
-from ptd_core.recipe import Recipe
+from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.files import remove_leftovers, write_atomically
+from ptd_core.records.run_record import RunRecord
 
 # Seconds to wait for another process to end: a kernel notices only after a second that its papermill was killed.
 LOCK_WAIT = 5.0
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # what a run or a sweep can be called: a name, never a path
 
 
 @dataclass(frozen=True)
-class Folders:
-    """Where a run writes: `figures` for readers, `state` for checkpoints (git-ignored)."""
+class RunFolder:
+    """Everything that one run writes: records, figures, explorers, checkpoints. A sweep's tables have one as well.
 
-    figures: Path
-    state: Path
+    out_dir: the folder that holds runs/; empty: the project's own.
+    """
 
-    @classmethod
-    def of(cls, recipe: Recipe) -> "Folders":
+    run_name: str
+    out_dir: str = ""
+
+    @property
+    def path(self) -> Path:
         """Raises OutputError if out_dir cannot be a folder's name."""
         try:
-            base = Path(recipe.out_dir).expanduser() if recipe.out_dir else PROJECT_ROOT
+            base = Path(self.out_dir).expanduser() if self.out_dir else PROJECT_ROOT
         except RuntimeError as error:  # ~somebody without a home
-            raise OutputError(f"out_dir = {recipe.out_dir!r}: is not a folder's name ({error})") from None
-        return cls(figures=base / "figures" / recipe.run_name, state=base / "runs" / recipe.run_name)
+            raise OutputError(f"out_dir = {self.out_dir!r}: is not a folder's name ({error})") from None
+        return base / "runs" / self.run_name
+
+    @property
+    def finished(self) -> RunRecord | None:
+        """The record of a run that is done and whose checkpoint is here, else None.
+
+        Records without a checkpoint are somebody else's, or what is left of a run: nothing can be shown of it but
+        these. Raises OutputError if run.json is damaged.
+        """
+        record = RunRecord.read(self.path)
+        return record if record and record.finished and Checkpoints(self.path).present else None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run's folders against every other process, and leave no folder behind that stayed empty.
+        """Hold the folder against every other process, and remove it afterwards if it stayed empty.
 
         The operating system's lock ends with its process, however that ends. On NFS it holds between machines if
         the server offers locks, as NFS 4 does. Raises OutputError if another process holds it or it cannot be made.
         """
-        path = self.state / ".lock"
+        folder = self.path
+        path = folder / ".lock"
         lock = FileLock(path, fallback_to_soft=False)  # a soft lock would outlive a killed process
         try:
-            absent = [folder for folder in (self.state, *self.state.parents) if not folder.exists()]
-            _make(self.state)
+            absent = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+            _make(folder)
             lock.acquire(timeout=LOCK_WAIT)
         except Timeout:
             raise OutputError(
-                f"{self.state}: another process is working in this run; wait until it has ended, or choose another "
+                f"{folder}: another process is working in this run; wait until it has ended, or choose another "
                 "name with run=NAME"
             ) from None
         except (OSError, ValueError) as error:  # ValueError: bytes that no name can have
-            raise _cannot_write(self.state, error) from None
+            raise _cannot_write(folder, error) from None
         try:
-            remove_leftovers(self.state)
+            remove_leftovers(folder)
             yield
         finally:
             with suppress(OSError):
-                if [other.name for other in self.state.iterdir()] == [path.name]:
+                if [other.name for other in folder.iterdir()] == [path.name]:
                     path.unlink()
-                    for folder in absent:
-                        folder.rmdir()
+                    for parent in absent:
+                        parent.rmdir()
             lock.release()
 
     def create(self) -> None:
-        """Make both and try to write into them. Raises OutputError if that fails."""
-        for folder in (self.figures, self.state):
-            try:
-                _make(folder)
-                write_atomically(folder / ".writable", b"")
-                (folder / ".writable").unlink()
-                remove_leftovers(folder)
-            except OSError as error:
-                raise _cannot_write(folder, error) from None
+        """Make the folder and try to write into it. Raises OutputError if that fails."""
+        folder = self.path
+        try:
+            _make(folder)
+            write_atomically(folder / ".writable", b"")
+            (folder / ".writable").unlink()
+            remove_leftovers(folder)
+        except OSError as error:
+            raise _cannot_write(folder, error) from None
 
 
 def _make(folder: Path) -> None:

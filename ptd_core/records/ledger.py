@@ -3,39 +3,53 @@
 import math
 import statistics
 
-from ptd_core.recipe import Recipe
+from pydantic import BaseModel, ConfigDict
+
 from ptd_core.records.history import EpochRecord
 
 
-def time_ledger(recipe: Recipe, records: list[EpochRecord]) -> dict:
-    """Seconds of a run by what they were spent on, all its calls together, for run.json.
+class TimeLedger(BaseModel):
+    """Seconds of a run by what they were spent on, over all its calls; None where they were not measured.
 
-    The counterfactual, `all_tokens_seconds`, is the same run's training with no token dropped: the median time of
-    its own epochs that dropped none (without the first, which warms up, where there are others), for every epoch.
-    It and what follows from it are None where every epoch dropped tokens, other times where they were not measured.
-    Compiling is no part of training_seconds.
+    Compiling is no part of training_seconds. all_tokens_seconds is a counterfactual: the same run's training with no
+    token dropped, that is, the median time of its own all_tokens_epochs that dropped none, for every epoch. It and
+    what follows from it are None where every epoch dropped tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    training_seconds: float
+    data_seconds: float | None
+    step_seconds: float | None
+    compile_seconds: float | None = None  # not in older records
+    evaluation_seconds: float
+    all_tokens_epochs: int = 0
+    all_tokens_seconds: float | None = None
+    saved_seconds: float | None = None
+    measured_speedup: float | None = None
+
+
+def time_ledger(records: list[EpochRecord], patch_tokens: int) -> TimeLedger:
+    """The ledger of a run whose images have `patch_tokens` tokens.
+
+    The first epoch, which warms up, does not count among those with all tokens where there are others.
     """
     training = sum(record.train_seconds for record in records)
     data = _measured(sum(record.data_seconds for record in records))
-    ledger = {
-        "training_seconds": training,
-        "data_seconds": data,
-        "step_seconds": None if data is None else training - data,
-        "compile_seconds": _measured(sum(record.compile_seconds for record in records)),
-        "evaluation_seconds": sum(record.eval_seconds for record in records),
-        "all_tokens_epochs": 0,
-        "all_tokens_seconds": None,
-        "saved_seconds": None,
-        "measured_speedup": None,
-    }
-    whole = [record.train_seconds for record in records if record.kept_tokens == recipe.patch_tokens]
-    if whole:
-        whole = whole[1:] or whole
-        ledger["all_tokens_epochs"] = len(whole)
-        ledger["all_tokens_seconds"] = statistics.median(whole) * len(records)
-        ledger["saved_seconds"] = ledger["all_tokens_seconds"] - training
-        ledger["measured_speedup"] = ledger["all_tokens_seconds"] / training
-    return ledger
+    whole = [record.train_seconds for record in records if record.kept_tokens == patch_tokens]
+    whole = whole[1:] or whole
+    all_tokens = statistics.median(whole) * len(records) if whole else None
+    return TimeLedger(
+        training_seconds=training,
+        data_seconds=data,
+        step_seconds=None if data is None else training - data,
+        compile_seconds=_measured(sum(record.compile_seconds for record in records)),
+        evaluation_seconds=sum(record.eval_seconds for record in records),
+        all_tokens_epochs=len(whole),
+        all_tokens_seconds=all_tokens,
+        saved_seconds=None if all_tokens is None else all_tokens - training,
+        measured_speedup=None if all_tokens is None else all_tokens / training,
+    )
 
 
 def _measured(seconds: float) -> float | None:

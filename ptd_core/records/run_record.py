@@ -1,87 +1,129 @@
-"""What a run leaves for readers: run.json, its records and its figures."""
+"""run.json: what a run was and what came out of it, as one type that is written and read here and nowhere else."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Literal
 
-from ptd_core.cost import cost, run_training_cost
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from ptd_core.errors import OutputError
-from ptd_core.recipe import Recipe
-from ptd_core.records import history
 from ptd_core.records.files import write_atomically
 from ptd_core.records.history import EpochRecord
-from ptd_core.records.ledger import time_ledger
-from ptd_core.records.stamp import stamp
-from ptd_core.trainer import Trainer
-from ptd_core.views.curves import save_run_figures
+from ptd_core.records.ledger import TimeLedger
+
+FILE = "run.json"
 
 
-def run_info(recipe: Recipe, trainer: Trainer, records: list[EpochRecord], finished: bool) -> dict:
-    """What run.json says."""
-    evaluated = [record for record in records if record.evaluated]
-    last = evaluated[-1] if evaluated else None
-    with_drop, without = run_training_cost(recipe, trainer.classes)
-    return {
-        "run": recipe.run_name,
-        "chapter": recipe.chapter,
-        "seed": recipe.seed,
-        "finished": finished,
-        "recipe": recipe.essence(),
-        **stamp(trainer.device),
-        "precision": trainer.path.precision,
-        "attention": trainer.path.attention,
-        "compilation": trainer.path.compilation,
-        "processes": trainer.ranks.size,
-        "made": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "model": {
-            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-            "training_flops_per_image": cost(recipe, trainer.classes).training,
-            "flops_bound_on_speedup": without / with_drop,
-        },
-        "epochs": len(records),
-        "results": last
-        and {
-            "test_accuracy": last.headline,
-            "test_accuracy_raw": last.test_accuracy,
-            "clean_train_accuracy": last.clean_train_accuracy,
-            "best_on_test": max(record.headline for record in evaluated),
-        },
-        "times": {
-            "train_seconds": sum(record.train_seconds for record in records),
-            "eval_seconds": sum(record.eval_seconds for record in records),
-        },
-        "time_ledger": time_ledger(recipe, records),
-    }
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-def leave(recipe: Recipe, records: list[EpochRecord], info: dict, folder: Path) -> None:
-    """The records and figures of a run, for readers; run.json last, so that it stands for a complete set."""
-    prefix = folder / recipe.chapter
-    history.write_csv(records, prefix.with_name(f"{recipe.chapter}_history.csv"))
-    history.write_metrics(records, recipe.chapter, prefix.with_name(f"{recipe.chapter}_metrics.csv"))
-    history.write_pickle(records, prefix.with_name(f"{recipe.chapter}_history.pkl"))
-    save_run_figures(recipe, records, folder, stamp_line(info))
-    write_atomically(folder / "run.json", (json.dumps(info, indent=1) + "\n").encode())
+class ModelFacts(_Part):
+    """Of the trained model. training_flops_per_image: with all tokens, forward and backward. predicted_speedup: of the
+    whole run's training by its token drop, predicted from operations."""
+
+    parameters: int
+    training_flops_per_image: int
+    predicted_speedup: float
 
 
-def read_info(folder: Path) -> dict | None:
-    """The run.json in a run's folder, None if there is none. Raises OutputError if it is damaged."""
-    path = folder / "run.json"
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-        info["recipe"].items(), info["finished"], info["times"]["train_seconds"]
-        return info
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise OutputError(
-            f"{path}: is damaged ({type(error).__name__}); delete it, and it is made again from the run's checkpoint"
-        ) from None
+class Results(_Part):
+    """Accuracies in percent. test_accuracy is the headline: the last evaluated epoch's, of the weights that the run
+    stands for. test_accuracy_raw: the same epoch's, weights without averaging. best_on_test: of the best epoch, chosen
+    on test."""
+
+    test_accuracy: float
+    test_accuracy_raw: float
+    clean_train_accuracy: float
+    best_on_test: float
+
+    @classmethod
+    def of(cls, records: list[EpochRecord]) -> "Results | None":
+        """Results of a run with these records; None if no epoch was evaluated."""
+        evaluated = [record for record in records if record.evaluated]
+        if not evaluated:
+            return None
+        return cls(
+            test_accuracy=evaluated[-1].headline,
+            test_accuracy_raw=evaluated[-1].test_accuracy,
+            clean_train_accuracy=evaluated[-1].clean_train_accuracy,
+            best_on_test=max(record.headline for record in evaluated),
+        )
 
 
-def refuse_other_recipe(recipe: Recipe, theirs: dict, folder: Path) -> None:
-    """Raises OutputError, naming every difference, if the run in `folder` has another recipe's essence, `theirs`."""
-    mine = recipe.essence()
+class Times(_Part):
+    """Seconds, summed over all calls of the run; this_call_seconds: all that the call that finished it took."""
+
+    train_seconds: float
+    eval_seconds: float
+    this_call_seconds: float | None = None
+
+    @classmethod
+    def of(cls, records: list[EpochRecord], this_call_seconds: float | None = None) -> "Times":
+        return cls(
+            train_seconds=sum(record.train_seconds for record in records),
+            eval_seconds=sum(record.eval_seconds for record in records),
+            this_call_seconds=this_call_seconds,
+        )
+
+
+class RunRecord(_Part):
+    """What a run's run.json holds.
+
+    recipe: the settings that decide the result, as `Recipe.settings()` gives them. device, versions, commit: where the
+    results come from, see `stamp`. precision, attention, compilation: what "auto" became. results: None before the
+    first evaluated epoch. finished: whether all epochs of the recipe are done; everything else that stands beside the
+    file was then written before it.
+    """
+
+    run: str
+    chapter: Literal["baseline", "ptd"]
+    seed: int
+    finished: bool
+    recipe: dict[str, Any]
+    device: str
+    versions: dict[str, str | None]
+    commit: str | None
+    precision: str
+    attention: str
+    compilation: str
+    processes: int
+    made: str
+    model: ModelFacts
+    epochs: int
+    results: Results | None
+    times: Times
+    time_ledger: TimeLedger
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunRecord | None":
+        """The record in a run's folder, None if there is none. Raises OutputError if it is damaged."""
+        path = folder / FILE
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:  # pydantic's is a ValueError
+            raise OutputError(
+                f"{path}: is damaged ({_reason(error)}); delete it, and it is made again from the run's checkpoint"
+            ) from None
+
+    def write(self, folder: Path) -> None:
+        """Raises OutputError if it cannot be written."""
+        content = json.dumps(self.model_dump(), indent=1) + "\n"
+        write_atomically(folder / FILE, content.encode())
+
+    @property
+    def stamp_line(self) -> str:
+        """Where the results come from, in one line for the foot of a figure."""
+        return (
+            f"{self.run}, n = 1, seed {self.seed} · {self.device} · torch {self.versions['torch']} · "
+            f"commit {self.commit}"
+        )
+
+
+def refuse_other_settings(mine: dict[str, Any], theirs: dict[str, Any], folder: Path) -> None:
+    """Raises OutputError, naming every difference, if the run in `folder` has other settings, `theirs`, than `mine`."""
     names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
     if names:
         listed = "; ".join(f"{name}: {mine.get(name)!r} asked for, {theirs.get(name)!r} there" for name in names)
@@ -91,7 +133,9 @@ def refuse_other_recipe(recipe: Recipe, theirs: dict, folder: Path) -> None:
         )
 
 
-def stamp_line(info: dict) -> str:
-    """run.json's stamp in one line."""
-    seed, versions = info["seed"], info["versions"]
-    return f"{info['run']}, n = 1, seed {seed} · {info['device']} · torch {versions['torch']} · commit {info['commit']}"
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]

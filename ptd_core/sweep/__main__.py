@@ -1,8 +1,8 @@
 """python -m ptd_core.sweep SWEEP.yaml [name=value ...]: many runs, each one task of Dask.
 
-All runs are checked before the first one starts. Finished ones are skipped; one that was stopped, or whose worker was
-lost, goes on from its last checkpoint; one that fails does not hold up the others. See parameters/sweeps/README.md
-for clusters.
+All runs are checked before the first one starts. Finished ones, whose checkpoints are here, are skipped; one that was
+stopped, or whose worker was lost, is resumed from its last checkpoint; one that fails does not hold up the others. See
+parameters/sweeps/README.md for clusters.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from collections.abc import Callable
 
 from distributed import Client, Future
 
-from ptd_core.compare import table
 from ptd_core.errors import PTDError
 from ptd_core.progress import duration
+from ptd_core.records.cells import mark_unfinished
 from ptd_core.sweep.cluster import RESOURCE, local_client, remote_client, workers_with_a_device
 from ptd_core.sweep.plan import Plan, PlannedRun, read_plan
-from ptd_core.sweep.report import cells, leave
-from ptd_core.sweep.task import Order, Outcome, carry_out, finished
+from ptd_core.sweep.report import save_tables
+from ptd_core.sweep.task import Outcome, Task, finished, run_task
 
 PATIENCE = 30  # seconds without any message after which to look whether a worker is there at all
 NO_WORKER = "waiting: no worker has the resource device=1; parameters/sweeps/README.md says how to start one"
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end politely: as Ctrl-C does
     try:
         plan = read_plan(options.sweep, options.overrides)
-        done = {run.name: info for run in plan.runs if (info := finished(run.recipe, options.notebooks))}
+        done = {run.name: outcome for run in plan.runs if (outcome := finished(run.recipe, options.notebooks))}
         if options.list:
             for run in plan.runs:
                 print(f"{run.name}{'  finished' if run.name in done else ''}")
@@ -45,13 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        print("stopped; the same command resumes from the last checkpoints", file=sys.stderr)
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _sweep(plan: Plan, done: dict[str, dict], options: argparse.Namespace) -> int:
+def _sweep(plan: Plan, done: dict[str, Outcome], options: argparse.Namespace) -> int:
     started = time.perf_counter()
     waiting = [run for run in plan.runs if run.name not in done]
     seeds = len(plan.runs) // len({run.cell for run in plan.runs})
@@ -59,7 +59,9 @@ def _sweep(plan: Plan, done: dict[str, dict], options: argparse.Namespace) -> in
     if done:
         print(f"skipped  {len(done)} finished runs: {', '.join(done)}")
     failures: dict[str, str] = {}
+    plan.folder.create()  # one that cannot be written is refused before anything is trained
     if waiting:
+        mark_unfinished(plan.folder.path, [run.name for run in waiting])  # tables of an earlier call lack these
         if options.scheduler:
             context = remote_client(options.scheduler)
         else:
@@ -70,10 +72,11 @@ def _sweep(plan: Plan, done: dict[str, dict], options: argparse.Namespace) -> in
             print(f"cluster  {found} workers with a device; dashboard {client.dashboard_link}", flush=True)
             show = _Terminal(waiting, options.quiet)
             outcomes = run_all(client, waiting, show, threads=options.threads, notebooks=options.notebooks)
-        done |= {name: outcome.info for name, outcome in outcomes.items() if outcome.info}
-        failures = {name: outcome.failure for name, outcome in outcomes.items() if not outcome.info}
+        done |= {name: outcome for name, outcome in outcomes.items() if outcome.record}
+        failures = {name: outcome.failure for name, outcome in outcomes.items() if not outcome.record}
     if done:
-        print(f"\n{table(cells(plan, done))}\n\ntables and figure: {leave(plan, done)}")
+        results = {name: (outcome.record, outcome.epochs) for name, outcome in done.items()}
+        print(f"\n{save_tables(plan, results)}\n\ntables and picture: {plan.folder.path}")
     took = duration(time.perf_counter() - started)
     print(f"{len(done)} of {len(plan.runs)} runs are finished; this call took {took}", flush=True)
     for name, failure in failures.items():
@@ -91,7 +94,7 @@ def run_all(
 ) -> dict[str, Outcome]:
     """Each run as one task of the client's cluster; the outcomes by name of run.
 
-    show: called with a run and its event (see sweep_task; its outcome's kind is "done" or "failed"), and with None and
+    show: called with a run and its event (see `task`; its outcome's kind is "done" or "failed"), and with None and
     a remark where no run is meant. Called off (KeyboardInterrupt), it calls the tasks off too: they stop between two
     steps.
     """
@@ -104,9 +107,9 @@ def run_all(
     outcomes: dict[str, Outcome] = {}
     try:
         for place, run in enumerate(runs):
-            order = Order(run.recipe.model_dump(), topic, threads, notebooks)
+            task = Task(run.recipe.model_dump(), topic, threads, notebooks)
             key = ("run", run.name, session)  # one prefix: Dask then knows how long runs take
-            future = client.submit(carry_out, order, key=key, pure=False, resources=RESOURCE, priority=-place)
+            future = client.submit(run_task, task, key=key, pure=False, resources=RESOURCE, priority=-place)
             futures[future] = run
             future.add_done_callback(messages.put)
         while len(outcomes) < len(runs):
@@ -121,7 +124,8 @@ def run_all(
                 continue
             run = futures[message]
             outcome = outcomes[run.name] = _outcome(message)
-            show(run, {"kind": "done" if outcome.info else "failed", "text": outcome.failure, "info": outcome.info})
+            kind = "done" if outcome.record else "failed"
+            show(run, {"kind": kind, "text": outcome.failure, "record": outcome.record})
     except BaseException:
         client.cancel(list(futures))
         raise
@@ -134,7 +138,7 @@ def _outcome(future: Future) -> Outcome:
     """What became of a task, also where it has not handed anything back."""
     if future.status == "finished":
         outcome = future.result()
-        return outcome if outcome.info or outcome.failure else Outcome(failure="was called off by another client")
+        return outcome if outcome.record or outcome.failure else Outcome(failure="was called off by another client")
     if future.status == "error":
         error = future.exception()
         trace = "".join(traceback.format_exception(error)) if not isinstance(error, PTDError) else ""
@@ -166,16 +170,16 @@ class _Terminal:
             return
         text = event["text"]
         if event["kind"] == "starts" and run.name in self.started:
-            text = f"its worker was lost; taken up again: {text}"
+            text = f"its worker was lost; resumed: {text}"
         elif event["kind"] == "epoch":
             self.epochs[run.name] = event["epoch"] + 1
             self.seen += 1
         elif event["kind"] == "done":
             self.epochs[run.name] = run.recipe.epochs
-            info = event["info"]
+            results, times = event["record"].results, event["record"].times
             text = (
-                f"done: test accuracy {info['results']['test_accuracy']:.2f} %, "
-                f"{duration(info['times']['train_seconds'] + info['times']['eval_seconds'])}{self.left()}"
+                f"done: test accuracy {results.test_accuracy:.2f} %, "
+                f"{duration(times.train_seconds + times.eval_seconds)}{self.left()}"
             )
         elif event["kind"] == "failed":
             text = f"failed: {text}"

@@ -8,17 +8,19 @@ one worker process with as many torch threads as `threads` says.
 import logging
 import os
 import signal
+import warnings
 from contextlib import contextmanager
 
 import dask
 import torch
 from dask.system import CPU_COUNT
-from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin
+from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin
 
 from ptd_core.errors import DeviceError, SweepError
 from ptd_core.machine.device import resolve_device
 
 RESOURCE = {"device": 1}
+DASHBOARD = "127.0.0.1:8787"
 
 
 class _IgnoreInterrupt(WorkerPlugin):
@@ -43,30 +45,31 @@ def local_client(device: str, workers: int | None, threads: int, allowed_failure
         "distributed.scheduler.worker-ttl": None,
         "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": threads,
     }
-    with (
-        dask.config.set(config),
-        SpecCluster(
-            scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:8787"}},
-            workers={
-                number: {
-                    "cls": Nanny,
-                    "options": {
-                        "nthreads": 1,
-                        "resources": RESOURCE,
-                        "memory_limit": 0,  # a training's memory is torch's own: Dask can neither spill nor move it
-                        "host": "127.0.0.1",
-                        "silence_logs": logging.ERROR,
-                        "plugins": (_IgnoreInterrupt(),),
-                        "env": environment,
-                    },
-                }
-                for number, environment in enumerate(environments)
-            },
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with dask.config.set(config), _cluster(environments) as cluster, Client(cluster) as client:
         yield client
+
+
+def _cluster(environments: list[dict[str, str]]) -> SpecCluster:
+    """One worker an environment, and a scheduler whose dashboard takes another port where its own is busy."""
+    options = {
+        "resources": RESOURCE,
+        "memory_limit": 0,  # a training's memory is torch's own: Dask can neither spill nor move it
+        "plugins": (_IgnoreInterrupt(),),
+        "host": "127.0.0.1",
+        "silence_logs": logging.ERROR,
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Port \d+ is already in use")
+        if not any(environments):
+            return LocalCluster(
+                n_workers=len(environments), threads_per_worker=1, dashboard_address=DASHBOARD, **options
+            )
+        workers = {
+            number: {"cls": Nanny, "options": {**options, "nthreads": 1, "env": environment}}
+            for number, environment in enumerate(environments)
+        }
+        scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": DASHBOARD}}
+        return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.ERROR)
 
 
 @contextmanager

@@ -23,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ptd_core.errors import RecipeError, SweepError
 from ptd_core.parameters import read_parameters
 from ptd_core.recipe import Recipe
-from ptd_core.records.folders import Folders
+from ptd_core.records.checkpoint import Checkpoints
+from ptd_core.records.folders import NAME, RunFolder
+from ptd_core.records.run_record import FILE
 
-FACTORS = sorted(set(Recipe().essence()) - {"seed"})  # what decides a result; a sweep varies nothing else
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+FACTORS = sorted(set(Recipe().settings()) - {"seed"})  # what decides a result; a sweep varies nothing else
 
 
 class _SweepFile(BaseModel):
@@ -59,9 +60,9 @@ class Plan:
     runs: list[PlannedRun]
 
     @property
-    def figures(self) -> Path:
-        """The folder that receives the sweep's tables and its figure."""
-        return Folders.of(self.runs[0].recipe).figures.parent / self.name
+    def folder(self) -> RunFolder:
+        """The folder that receives the sweep's tables and its picture."""
+        return RunFolder(self.name, self.runs[0].recipe.out_dir)
 
     @property
     def device(self) -> str:
@@ -74,10 +75,8 @@ def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
     Raises SweepError, or RecipeError for a run whose parameters are not allowed, which names the run.
     """
     path = Path(path)
-    if not _NAME.fullmatch(path.stem):
-        raise SweepError(
-            f"{path}: a sweep is named after its file, which must match {_NAME.pattern}; got {path.stem!r}"
-        )
+    if not NAME.fullmatch(path.stem):
+        raise SweepError(f"{path}: a sweep is named after its file, which must match {NAME.pattern}; got {path.stem!r}")
     content = _read(path)
     _check_names(path, content, overrides)
     bases = [content.base] if isinstance(content.base, str) else content.base
@@ -95,8 +94,10 @@ def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
     plan = Plan(path.stem, runs)
     if re.fullmatch(r"cuda:\d+", plan.device):
         raise SweepError(f"{path}: device = {plan.device!r}: a sweep gives every run a device of its own; use 'cuda'")
-    if plan.name in {run.name for run in runs} or (plan.figures / "run.json").exists():
-        raise SweepError(f"{path}: {plan.figures} is the folder of a run; give the sweep file another name")
+    folder = plan.folder.path
+    of_a_run = (folder / FILE).exists() or Checkpoints(folder).present
+    if of_a_run or plan.name in {run.name for run in runs}:
+        raise SweepError(f"{path}: {folder} is the folder of a run; give the sweep file another name")
     return plan
 
 
@@ -172,15 +173,15 @@ def _placed(path: Path, values: dict[str, Any]) -> Recipe:
 
 
 def _refuse_duplicates(path: Path, runs: list[PlannedRun]) -> None:
-    names, essences = set(), {}
+    names, known = set(), {}
     for run in runs:
         if run.name in names:
             raise SweepError(f"{path}: the run {run.name} is listed twice; every value, seed and base must differ")
         names.add(run.name)
-        essence = json.dumps(run.recipe.essence(), sort_keys=True)
-        if essence in essences:
-            raise SweepError(f"{path}: {essences[essence]} and {run.name} are the same run under two names")
-        essences[essence] = run.name
+        settings = json.dumps(run.recipe.settings(), sort_keys=True)
+        if settings in known:
+            raise SweepError(f"{path}: {known[settings]} and {run.name} are the same run under two names")
+        known[settings] = run.name
 
 
 def _listed(values: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
 """One run of a sweep, as one Dask task: what a worker does, what it tells meanwhile, and what it hands back.
 
 A worker computes on the one device that it sees, and on as many torch threads as the task says. Messages are small:
-a recipe's values go in, run.json's come out, and an event per epoch goes to whoever subscribed to the topic.
+a recipe's values go in, a run's records come out, and an event per epoch goes to whoever subscribed to the topic.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,19 +16,20 @@ from ptd_core.machine.device import describe_device, resolve_device
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
-from ptd_core.records.folders import Folders
+from ptd_core.records import history
+from ptd_core.records.folders import RunFolder
 from ptd_core.records.history import EpochRecord
-from ptd_core.records.run_record import read_info, refuse_other_recipe
+from ptd_core.records.run_record import RunRecord, refuse_other_settings
 from ptd_core.run import execute
 
-# The lines of run.describe, and the estimate: alike for all seeds of a cell, and too many for one terminal.
+# The lines of progress.describe, and the estimate: alike for all seeds of a cell, and too many for one terminal.
 _OPENING = ("run ", "data ", "model ", "device ", "tokens ", "estimate ")
 _AT_WORK = (Status.running, Status.paused)
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a task is given. topic: where its events go. threads: torch threads. notebook: execute the chapter?"""
+class Task:
+    """What a worker is given. topic: where its events go. threads: torch threads. notebook: execute the chapter?"""
 
     values: dict
     topic: str
@@ -38,29 +39,31 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task hands back: run.json of a finished run, or why there is none, or neither if it was called off."""
+    """What it hands back: what a finished run recorded, or why there is nothing, or neither if it was called off."""
 
-    info: dict | None = None
+    record: RunRecord | None = None
+    epochs: list[EpochRecord] = field(default_factory=list)
     failure: str = ""
 
 
-def carry_out(order: Order) -> Outcome:
-    """Train one recipe to its end on this worker, from wherever an earlier worker left it.
+def run_task(task: Task) -> Outcome:
+    """Train one recipe to its end on this worker, from wherever an earlier worker stopped.
 
     A refusal or a failure of this package becomes the outcome's text; any other exception is raised. Raises
     distributed.Reschedule if the worker is closed meanwhile.
     """
-    torch.set_num_threads(order.threads)
+    torch.set_num_threads(task.threads)
     torch.compiler.reset()  # graphs of this worker's earlier runs count towards the limit of recompilations
-    os.environ["OMP_NUM_THREADS"] = str(order.threads)  # for the kernel of a notebook
+    os.environ["OMP_NUM_THREADS"] = str(task.threads)  # for the kernel of a notebook
     worker = get_worker()
-    reporter = _Reporter(worker, order)
+    reporter = _Reporter(worker, task)
     try:
-        recipe = Recipe.from_values(order.values)
+        recipe = Recipe.from_values(task.values)
         reporter.tell("starts", f"starts on worker {worker.name}: {_the_device(recipe)}")
-        if order.notebook:
+        if task.notebook:
             return _execute_chapter(recipe)
-        return Outcome(info=execute(recipe, reporter).info)
+        run = execute(recipe, reporter)
+        return Outcome(run.record, run.records)
     except PTDError as error:
         return Outcome(failure=f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:  # from the reporter, below
@@ -69,17 +72,19 @@ def carry_out(order: Order) -> Outcome:
         return Outcome()
 
 
-def finished(recipe: Recipe, notebook: bool) -> dict | None:
-    """run.json of a run that is done (and its executed chapter there, if that is wanted), else None.
+def finished(recipe: Recipe, notebook: bool) -> Outcome | None:
+    """What a run recorded if it is done and its checkpoint is here (its executed chapter too, if wanted), else None.
 
-    Raises OutputError if the folder holds another recipe's run, or a damaged run.json.
+    Raises OutputError if the folder holds another recipe's run, or a damaged record.
     """
-    folder = Folders.of(recipe).figures
-    info = read_info(folder)
-    if info is None:
+    folder = RunFolder(recipe.run_name, recipe.out_dir)
+    record = RunRecord.read(folder.path)
+    if record is None:
         return None
-    refuse_other_recipe(recipe, info["recipe"], folder)
-    return info if info["finished"] and (not notebook or _executed_chapter(recipe).exists()) else None
+    refuse_other_settings(recipe.settings(), record.recipe, folder.path)
+    if not folder.finished or (notebook and not _executed_chapter(recipe).exists()):
+        return None
+    return Outcome(record, history.read_csv(history.history_file(folder.path, record.chapter)))
 
 
 def _the_device(recipe: Recipe) -> str:
@@ -95,7 +100,7 @@ def _the_device(recipe: Recipe) -> str:
 
 
 def _executed_chapter(recipe: Recipe) -> Path:
-    return Folders.of(recipe).state / f"{recipe.chapter}.ipynb"
+    return RunFolder(recipe.run_name, recipe.out_dir).path / f"{recipe.chapter}.ipynb"
 
 
 def _execute_chapter(recipe: Recipe) -> Outcome:
@@ -105,7 +110,7 @@ def _execute_chapter(recipe: Recipe) -> Outcome:
     chapter = PROJECT_ROOT / "book" / f"{recipe.chapter}.ipynb"
     if not chapter.exists():
         raise OutputError(f"{chapter}: is not there; executed notebooks need a checkout of the project on the worker")
-    Folders.of(recipe).create()
+    RunFolder(recipe.run_name, recipe.out_dir).create()
     whole = _executed_chapter(recipe)
     unfinished = whole.with_suffix(".unfinished.ipynb")
     try:
@@ -115,31 +120,31 @@ def _execute_chapter(recipe: Recipe) -> Outcome:
     except papermill.PapermillExecutionError as error:
         return Outcome(failure=f"{error.ename}: {error.evalue} (cell {error.exec_count} of {unfinished})")
     os.replace(unfinished, whole)
-    return Outcome(info=read_info(Folders.of(recipe).figures))
+    return finished(recipe, notebook=True) or Outcome(failure=f"{whole}: was executed, but its run is not finished")
 
 
 class _Reporter(Progress):
     """Progress as events of a Dask topic; and the ear for a task that is called off."""
 
-    def __init__(self, worker: Worker, order: Order):
+    def __init__(self, worker: Worker, task: Task):
         super().__init__(bar=False)
-        self._worker, self._topic, self._run = worker, order.topic, order.values["run"]
+        self._worker, self._topic, self._run = worker, task.topic, task.values["run"]
         self._key = worker.get_current_task()
-        self._epoch = None  # the one whose line is being said
+        self._epoch = None  # the one whose line is being printed
 
     def tell(self, kind: str, text: str, epoch: int | None = None) -> None:
         """An event; Dask adds the worker's address as "worker"."""
         self._worker.log_event(self._topic, {"kind": kind, "run": self._run, "text": text, "epoch": epoch})
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         if self._epoch is not None:
             self.tell("epoch", text, self._epoch)
         elif not text.startswith(_OPENING):
-            self.tell("says", text.removeprefix(f"{self._run} "))
+            self.tell("prints", text.removeprefix(f"{self._run} "))
 
     def epoch(self, record: EpochRecord, epochs: int) -> None:
         self._epoch = record.epoch
-        super().epoch(record, epochs)  # says one line
+        super().epoch(record, epochs)  # prints one line
         self._epoch = None
 
     def step(self, epoch: int, done: int, steps: int) -> None:

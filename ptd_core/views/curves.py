@@ -69,14 +69,14 @@ def drop_figure(schedule: DropSchedule, epochs: int, patch_tokens: int, stamp: s
 
 
 def save_run_figures(recipe: Recipe, records: list[EpochRecord], folder: Path, stamp: str) -> None:
-    """The figures that every run leaves, under the original's names, and its drop-ratio curve."""
+    """Save the figures of every run, under the original's names, and its drop-ratio curve."""
     figures = {
         "accuracy": accuracy_figure(records, stamp),
         "loss": loss_figure(records, stamp),
         "lr_schedule": lr_figure(records, stamp),
     }
     if recipe.chapter == "ptd":
-        figures["drop_schedule"] = drop_figure(recipe.schedule, recipe.epochs, recipe.patch_tokens, stamp)
+        figures["drop_schedule"] = drop_figure(recipe.schedule, recipe.epochs, recipe.vit.patch_tokens, stamp)
     for name, figure in figures.items():
         save_figure(figure, folder / f"{recipe.chapter}_{name}.png")
 

@@ -27,7 +27,7 @@ ADDITIONS = (4.2, 6.05)  # heights at which a residual connection is added
 def block_figure(patch_tokens: int, keep: int) -> Figure:
     """A block that passes all N patch tokens on, and beside it the block that keeps `keep` of them.
 
-    Every box says for how many tokens, class token included, it computes. Raises ValueError unless 1 <= keep <= N.
+    Every box shows for how many tokens, class token included, it computes. Raises ValueError unless 1 <= keep <= N.
     """
     if not 1 <= keep <= patch_tokens:
         raise ValueError(f"keep must be from 1 to the {patch_tokens} patch tokens; got {keep}")
@@ -53,10 +53,10 @@ def _draw(axes: Axes, arrows: list[tuple[str, str]], tokens: dict[str, int]) -> 
         axes.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, "round,pad=0.04", fc="white", ec=colour, lw=2))
         axes.text(x, y, label, ha="center", va="center", fontsize=7.5)
         axes.text(x + WIDTH / 2, y + HEIGHT / 2 + 0.08, tokens[name], ha="right", va="bottom", fontsize=8, color=colour)
-    # The first connection leaves below the attention, the second between the additions.
-    for leave, start, side in ((MIDDLE - WIDTH / 2, 0.0, SKIP), (MIDDLE, ADDITIONS[0] + 0.33, -0.6)):
+    # The first connection branches off below the attention, the second between the additions.
+    for branch, start, side in ((MIDDLE - WIDTH / 2, 0.0, SKIP), (MIDDLE, ADDITIONS[0] + 0.33, -0.6)):
         height = ADDITIONS[0] if start == 0 else ADDITIONS[1]
-        axes.plot([leave, side, side], [start, start, height], color="#555555", lw=1)
+        axes.plot([branch, side, side], [start, start, height], color="#555555", lw=1)
         _arrow(axes, (side, height), (MIDDLE - 0.15, height))
         axes.text(MIDDLE, height, "+", ha="center", va="center", bbox={"boxstyle": "circle", "fc": "white"})
     axes.set(xlim=(-2.4, 4.4), ylim=(-0.5, 7.4))

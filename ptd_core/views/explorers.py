@@ -7,10 +7,7 @@ Shapes: B images, M blocks, H heads, N patch tokens in a grid of G x G, S pixels
 """
 
 import base64
-import json
-from dataclasses import dataclass
-from html import escape
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -19,14 +16,15 @@ from torch import Tensor
 
 from ptd_core.cost import cost
 from ptd_core.data.dataset import Split
-from ptd_core.model import HybridViT
+from ptd_core.evaluate import attention_maps
+from ptd_core.model import HybridViT, ViTConfig
 from ptd_core.recipe import Recipe
 from ptd_core.schedule import DropSchedule
-from ptd_core.views.maps import attention_maps
+from ptd_core.token_drop import TokenDrop
+from ptd_core.views.pages import render
 from ptd_core.views.pictures import colour_table, outline_path, png_address, shrink
 
-ASSETS = Path(__file__).parent / "pages"
-PUBLISHED, PUBLISHED_EPOCHS = DropSchedule(), 200
+PUBLISHED = {f"drop_{name}": value for name, value in asdict(DropSchedule()).items()} | {"epochs": 200}
 MAX_RATIO = 95  # percent: where the sliders for drop ratios end, if so many tokens can be dropped
 DATA_BYTES = 700_000  # of a saliency page before base64: the page stays below 1 MiB
 MAX_IMAGES = 48
@@ -45,36 +43,32 @@ class Shown:
 def schedule_page(recipe: Recipe, num_classes: int) -> str:
     """HTML with sliders for the curriculum, its cost and the recipe as YAML; starts at the recipe's own curriculum."""
     settings = ("drop_init", "drop_final", "drop_start", "drop_end", "drop_gamma", "drop_hold", "drop_block", "epochs")
-    epochs = range(PUBLISHED_EPOCHS)
-    return _page(
-        "Schedule explorer",
-        "scheduleExplorer",
-        {
-            "settings": {name: getattr(recipe, name) for name in settings},
-            "recipe": [[name, _yaml_value(value)] for name, value in recipe.essence().items()],
-            "patchTokens": recipe.patch_tokens,
-            "maxRatio": _max_ratio(recipe.patch_tokens),
-            "maxEpochs": max(2 * recipe.epochs, recipe.drop_end),
-            "whole": str(cost(recipe, num_classes).training),
-            "newton": [[str(term) for term in newton_terms(recipe, num_classes, b)] for b in range(recipe.depth)],
-            "published": {
-                "ratios": [PUBLISHED.ratio(epoch) for epoch in epochs],
-                "kept": [PUBLISHED.kept(epoch, recipe.patch_tokens) for epoch in epochs],
-            },
-        },
-        ["schedule.js", "schedule_explorer.js"],
-    )
+    vit = recipe.vit
+    data = {
+        "settings": {name: getattr(recipe, name) for name in settings},
+        "recipe": [[name, _yaml_value(value)] for name, value in recipe.settings().items()],
+        "patchTokens": vit.patch_tokens,
+        "maxRatio": _max_ratio(vit.patch_tokens),
+        "maxEpochs": max(2 * recipe.epochs, recipe.drop_end),
+        "costOfAll": cost(vit, num_classes).training,
+        "costs": [cost_of_kept(vit, num_classes, block) for block in range(vit.depth)],
+        "published": PUBLISHED,
+    }
+    return _page("Schedule explorer", "scheduleExplorer", data, ["schedule.js", "schedule_explorer.js"])
 
 
-def newton_terms(recipe: Recipe, num_classes: int, block: int) -> tuple[int, int, int]:
-    """Training operations per image as a function of k < N kept tokens, c(k) = a + b (k - 1) + c (k - 1)(k - 2) / 2.
+def cost_of_kept(vit: ViTConfig, num_classes: int, block: int) -> tuple[int, int, int]:
+    """(a, b, c) of the training operations per image a + b k + c k^2, when `block` keeps k < N patch tokens.
 
-    The drop block's work is linear in k and that of later blocks quadratic, so three values give the rest exactly.
+    The block that drops works linearly in k and attention in later blocks quadratically, so three values give the
+    rest, and a page needs no table for each number of tokens. With one patch token nothing can be dropped: all 0.
     """
-    at_block = recipe.model_copy(update={"drop_block": block})
-    # With one patch token nothing can be dropped, and the values are never asked for.
-    values = [cost(at_block, num_classes, min(keep, recipe.patch_tokens)).training for keep in (1, 2, 3)]
-    return values[0], values[1] - values[0], values[2] - 2 * values[1] + values[0]
+    if vit.patch_tokens == 1:
+        return 0, 0, 0
+    one, two, three = (cost(vit, num_classes, TokenDrop(blocks=(block,)), (keep,)).training for keep in (1, 2, 3))
+    quadratic = (one - 2 * two + three) // 2
+    linear = two - one - 3 * quadratic
+    return one - linear - quadratic, linear, quadratic
 
 
 def saliency_page(recipe: Recipe, shown: Shown, models: dict[str, HybridViT], inputs: Tensor, classes, stamp="") -> str:
@@ -83,64 +77,60 @@ def saliency_page(recipe: Recipe, shown: Shown, models: dict[str, HybridViT], in
     models: by label, all of the recipe's shape; the first is shown first. inputs: the B images, normalised
     (B, 3, S, S). classes: names. Every model answers with all tokens, as in evaluation.
     """
-    size, grid = recipe.image_size, recipe.image_size // recipe.stem_stride
+    vit = recipe.vit
+    grid, max_ratio = vit.img_size // vit.stem_stride, _max_ratio(vit.patch_tokens)
     images = [shrink(image.cpu(), SHOWN_SIDE) for image in shown.split.images]
     masks = shown.split.masks
-    schedule, epochs = recipe.schedule, range(recipe.epochs)
+    epochs = range(recipe.epochs if recipe.chapter == "ptd" else 0)
     data = {
         "run": recipe.run_name,
         "stamp": stamp,
         "images": [png_address(image) for image in images],
         "labels": shown.names,
         "known": shown.known,
-        "side": size,
+        "side": vit.img_size,
         "grid": grid,
-        "blocks": recipe.depth,
-        "heads": recipe.num_heads,
+        "blocks": vit.depth,
+        "heads": vit.num_heads,
         "block": recipe.drop_block,
-        "ratio": recipe.drop_final if recipe.chapter == "ptd" else min(0.5, _max_ratio(recipe.patch_tokens)),
-        "maxRatio": max(_max_ratio(recipe.patch_tokens), recipe.drop_final, recipe.drop_init),
+        "ratio": recipe.drop_final if recipe.chapter == "ptd" else min(0.5, max_ratio),
+        "maxRatio": max(max_ratio, recipe.drop_final, recipe.drop_init),
         "epochs": {
-            "kept": [schedule.kept(t, recipe.patch_tokens) for t in epochs] if recipe.chapter == "ptd" else [],
-            "ratios": [schedule.ratio(t) for t in epochs] if recipe.chapter == "ptd" else [],
+            "kept": [recipe.kept_tokens(epoch) for epoch in epochs],
+            "ratios": [recipe.schedule.ratio(epoch) for epoch in epochs],
         },
         "colours": colour_table("viridis"),
         "views": [
-            _view(label, model, inputs, shown.split.labels, classes, recipe.depth) for label, model in models.items()
+            _view(label, model, inputs, shown.split.labels, classes, vit.depth) for label, model in models.items()
         ],
     }
     if masks is not None:
         cells = masks.cpu().unflatten(2, (grid, -1)).unflatten(1, (grid, -1))  # (B, G, s, G, s)
         data["objects"] = _packed(cells.sum((2, 4)).flatten(1).numpy(), np.uint16)
-        data["pixelsPerToken"] = recipe.stem_stride**2
+        data["pixelsPerToken"] = vit.stem_stride**2
         data["outlines"] = [outline_path(mask) for mask in masks.cpu()]
-    return _page("Saliency explorer", "saliencyExplorer", data, ["saliency_explorer.js"])
+    parts = ["saliency_data.js", "saliency_images.js", "saliency_picture.js", "saliency_explorer.js"]
+    return _page("Saliency explorer", "saliencyExplorer", data, ["schedule.js", *parts])
 
 
 def images_that_fit(recipe: Recipe, models: int) -> int:
     """How many test images a saliency page with so many models can hold: at most 48, at least 1."""
-    bytes_each = 2 if recipe.patch_tokens <= 256 else 3  # a level and a rank a token
-    maps = models * recipe.depth * (recipe.num_heads + 1) * recipe.patch_tokens * bytes_each
-    picture = 3 * min(recipe.image_size, SHOWN_SIDE) ** 2
+    vit = recipe.vit
+    bytes_each = 2 if vit.patch_tokens <= 256 else 3  # a level and a rank a token
+    maps = models * vit.depth * (vit.num_heads + 1) * vit.patch_tokens * bytes_each
+    picture = 3 * min(vit.img_size, SHOWN_SIDE) ** 2
     return max(1, min(MAX_IMAGES, DATA_BYTES // (maps + picture)))
 
 
 def frame(page: str, note: str) -> str:
-    """A page inside another document: an iframe of its own styles and names, and a line that stands without it."""
-    return (
-        f'<iframe srcdoc="{escape(page)}" title="{escape(page_title(page))}" '
-        'style="width: 100%; height: 720px; border: 0"></iframe>\n'
-        f"<p>{note}</p>"
-    )
-
-
-def page_title(page: str) -> str:
-    return page.partition("<title>")[2].partition("</title>")[0]
+    """A page inside another document: an iframe of its own styles and names; `note` is HTML that stands below it."""
+    title = page.partition("<title>")[2].partition("</title>")[0]
+    return render("frame.html.j2", page=page, title=title, note=note)
 
 
 @torch.no_grad()
 def _view(label: str, model: HybridViT, inputs: Tensor, labels: Tensor, classes, depth: int) -> dict:
-    """What one model says of the images: maps of every block and head and of their mean, and its answers."""
+    """What one model does with the images: maps of every block and head and of their mean, and its answers."""
     was_training = model.training
     probabilities = model.eval()(inputs).softmax(1).cpu()
     model.train(was_training)
@@ -164,32 +154,7 @@ def _view(label: str, model: HybridViT, inputs: Tensor, labels: Tensor, classes,
 
 
 def _page(title: str, start: str, data: dict, scripts: list[str]) -> str:
-    def read(name):
-        return (ASSETS / name).read_text(encoding="utf-8")
-
-    script = "\n".join(read(name) for name in ["page.js", *scripts])
-    content = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")  # no text in it can end the script
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>{read("explorer.css")}</style>
-<style id="picture-style">{read("picture.css")}</style>
-</head>
-<body>
-<main></main>
-<script type="application/json" id="data">{content}</script>
-<script>
-{script}
-const data = JSON.parse(document.getElementById("data").textContent);
-{start}(data, document.querySelector("main"));
-fitFrame();
-</script>
-</body>
-</html>
-"""
+    return render("explorer.html.j2", title=title, start=start, data=data, scripts=["page.js", *scripts])
 
 
 def _max_ratio(patch_tokens: int) -> float:

@@ -1,47 +1,17 @@
-"""Saliency maps of a trained model: where the class token looks, which tokens a drop ratio keeps, and how well that
-agrees with where the object is.
+"""Figures of saliency: where the class token looks, which tokens a drop ratio keeps, and how well that agrees with
+where the object is.
 
 Shapes: B images, H heads, G tokens a side (G * G = N patch tokens), S pixels a side.
 """
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptd_core.data.dataset import Dataset, Split
-from ptd_core.model import HybridViT
-from ptd_core.saliency import kept_tokens
+from ptd_core.evaluate import attention_maps
+from ptd_core.saliency import kept_mask, object_coverage
 from ptd_core.views.style import BLUE, RED, new_figure, styled
-
-
-@torch.no_grad()
-def attention_maps(model: HybridViT, images: Tensor, block: int) -> Tensor:
-    """The class token's attention to each patch token, per head: normalised images (B, 3, S, S) -> (B, H, G, G)."""
-    was_training = model.training
-    model.eval()
-    rows = model.class_attention(images, block)[:, :, 1:]
-    model.train(was_training)
-    return rows.unflatten(2, (model.grid_size, model.grid_size)).cpu()
-
-
-def kept_mask(saliency_BGG: Tensor, keep: int) -> Tensor:
-    """Which patch tokens a training step would keep: saliency (B, G, G) -> bool (B, G, G) with `keep` true each."""
-    flat = saliency_BGG.flatten(1)
-    mask = torch.zeros_like(flat, dtype=torch.bool)
-    mask.scatter_(1, kept_tokens(flat, keep)[:, 1:] - 1, True)
-    return mask.view_as(saliency_BGG)
-
-
-def object_coverage(kept_BGG: Tensor, objects_BSS: Tensor) -> float:
-    """The share of all object pixels (B, S, S) that lie under kept tokens; random tokens would score about k / N."""
-    pixels = objects_BSS.shape[-1] // kept_BGG.shape[-1]
-    kept_BSS = kept_BGG.repeat_interleave(pixels, 1).repeat_interleave(pixels, 2)
-    return (kept_BSS & objects_BSS).sum().item() / objects_BSS.sum().item()
-
-
-def first_images(split: Split, count: int) -> Split:
-    """The first `count` images of a split, or all of them if there are fewer."""
-    return Split(split.images[:count], split.labels[:count], None if split.masks is None else split.masks[:count])
 
 
 @styled
@@ -100,18 +70,23 @@ def show_kept(axes, split: Split, number: int, kept_GG: Tensor) -> None:
 
 
 @styled
-def coverage_figure(model: HybridViT, images: Tensor, objects_BSS: Tensor, stamp: str = "") -> Figure:
-    """Object coverage over the share of tokens kept, for the saliency of every block, beside chance."""
+def coverage_figure(
+    vit: nn.Module, images: Tensor, objects_BSS: Tensor, dropping: tuple[int, ...], stamp: str = ""
+) -> Figure:
+    """Object coverage over the share of tokens kept, for the saliency of every block, beside chance.
+
+    dropping: the blocks that drop tokens, which are marked.
+    """
     figure = new_figure(stamp)
     axes = figure.subplots()
-    tokens = model.patch_tokens
+    saliency_of = [attention_maps(vit, images, block).mean(1) for block in range(len(vit.blocks))]
+    tokens = saliency_of[0][0].numel()
     keeps = sorted({max(1, round(tokens * share / 20)) for share in range(1, 21)})
-    shades = [str(0.75 * number / max(1, len(model.blocks) - 1)) for number in range(len(model.blocks))]
-    for block, shade in enumerate(shades):
-        saliency = attention_maps(model, images, block).mean(1)
+    for block, saliency in enumerate(saliency_of):
+        shade = str(0.75 * block / max(1, len(saliency_of) - 1))
         covered = [100 * object_coverage(kept_mask(saliency, keep), objects_BSS) for keep in keeps]
-        colour = BLUE if block == model.drop_block else shade
-        label = f"block {block}" + (" (drops tokens)" if block == model.drop_block else "")
+        colour = BLUE if block in dropping else shade
+        label = f"block {block}" + (" (drops tokens)" if block in dropping else "")
         axes.plot([100 * keep / tokens for keep in keeps], covered, color=colour, label=label)
     axes.plot([0, 100], [0, 100], color=RED, linestyle=":", label="random tokens")
     axes.set(xlabel="patch tokens kept (%)", ylabel="object pixels under kept tokens (%)")

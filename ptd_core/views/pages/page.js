@@ -103,7 +103,7 @@ const NARROW = 560; // pixels: on a narrower page panels stand under each other,
 const isNarrow = (root) => root.clientWidth < NARROW;
 
 /** Call `draw` whenever `root` has become narrow or wide. */
-function followWidth(root, draw) {
+function watchWidth(root, draw) {
   let drawn = isNarrow(root);
   new ResizeObserver(() => {
     if (isNarrow(root) === drawn) return;
@@ -130,7 +130,7 @@ function wrap(text, width, font) {
   return lines.filter((line) => line);
 }
 
-/** Run `draw` and leave its duration in milliseconds on the body, for measurements. */
+/** Run `draw` and write its duration in milliseconds on the body, for measurements. */
 function timed(draw) {
   const start = performance.now();
   draw();

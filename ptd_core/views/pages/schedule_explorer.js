@@ -1,4 +1,4 @@
-// Sliders for the curriculum: draws d(t) and k(t) and says what the run could save.
+// Sliders for the curriculum: draws d(t) and k(t) and shows what the run saves, as predicted from operations.
 "use strict";
 
 function scheduleExplorer(data, root) {
@@ -12,7 +12,7 @@ function scheduleExplorer(data, root) {
     drop_start: ["t_s: rise begins (epoch)", { min: 0, max: data.maxEpochs, step: 1 }],
     drop_end: ["t_e: rise ends (epoch)", { min: 0, max: data.maxEpochs, step: 1 }],
     drop_gamma: ["gamma: its exponent", { min: 0.1, max: 6, step: 0.1, show: (value) => value.toFixed(1) }],
-    drop_block: ["block that drops tokens", { min: 0, max: data.newton.length - 1, step: 1 }],
+    drop_block: ["block that drops tokens", { min: 0, max: data.costs.length - 1, step: 1 }],
     epochs: ["epochs of the run", { min: 1, max: data.maxEpochs, step: 1 }],
   };
   for (const [name, [label, range]] of Object.entries(controls)) {
@@ -43,7 +43,7 @@ function scheduleExplorer(data, root) {
   }
 
   function update(moved) {
-    // The window cannot end before it starts: the slider that moves takes the other along.
+    // The window cannot end before it starts: a slider that moves pushes the other with it.
     if (moved === "drop_start" && controls.drop_end.value < controls.drop_start.value)
       controls.drop_end.value = controls.drop_start.value;
     if (moved === "drop_end" && controls.drop_start.value > controls.drop_end.value)
@@ -54,15 +54,17 @@ function scheduleExplorer(data, root) {
   function draw() {
     const chosen = settings();
     const run = runOfSchedule(chosen, data);
-    const saved = 1 - Number(run.withDrop) / Number(run.without);
-    const bound = Number(run.without) / Number(run.withDrop);
+    const saved = 1 - run.withDrop / run.without;
+    const faster = run.without / run.withDrop;
     const last = run.kept[chosen.epochs - 1];
     summary.textContent =
-      `${(100 * saved).toFixed(1)} % of the run's training operations saved: at most ${bound.toFixed(3)}x faster. ` +
+      `${(100 * saved).toFixed(1)} % of the run's training operations saved: ` +
+      `${faster.toFixed(3)}x faster, predicted from operations. ` +
       `Patch tokens kept: ${run.kept[0]} in the first epoch, ${last} in the last, of ${data.patchTokens}.`;
     const own = runOfSchedule(data.settings, data);
+    const published = runOfSchedule({ ...data.settings, ...data.published }, data);
     const lines = [
-      { label: `published, its ${data.published.kept.length} epochs scaled`, class: "published", ...data.published },
+      { label: `published, its ${data.published.epochs} epochs scaled`, class: "published", ...published },
       { label: "this run's recipe", class: "own", ...own },
       { label: "sliders", class: "chosen", ...run },
     ];
@@ -163,5 +165,5 @@ function scheduleExplorer(data, root) {
   }
 
   timed(draw);
-  followWidth(root, () => timed(draw));
+  watchWidth(root, () => timed(draw));
 }

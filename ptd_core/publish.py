@@ -1,0 +1,117 @@
+"""python -m ptd_core.publish NAME ... [--from OUT_DIR] [--to FOLDER]: what is to be kept of runs and sweeps.
+
+Copies the records (run.json, tables) and pictures (PNG, explorers) of finished runs, or the tables and the picture of
+a finished sweep, from runs/NAME/ to figures/NAME/; never checkpoints, weights or executed notebooks. An older copy is
+replaced whole. If anything cannot be published, nothing is copied.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from ptd_core.errors import OutputError, PTDError
+from ptd_core.paths import PROJECT_ROOT
+from ptd_core.records import run_record
+from ptd_core.records.cells import RUNS, UNFINISHED, read_runs
+from ptd_core.records.folders import NAME, RunFolder
+from ptd_core.records.run_record import RunRecord
+
+KINDS = (".csv", ".png", ".html")  # and run.json
+LARGEST = 2**20  # bytes of a file; a repository keeps what it has once held
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ptd_core.publish", description=__doc__)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a run or a sweep: the name of its folder in runs/")
+    parser.add_argument("--from", dest="out_dir", default="", help="folder that holds runs/; default: the project")
+    parser.add_argument("--to", type=Path, default=PROJECT_ROOT / "figures", help="default: the project's figures/")
+    options = parser.parse_args(arguments)
+    try:
+        published = publish(options.names, options.out_dir, options.to)
+    except PTDError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    for folder in published:
+        print(f"published: {folder}")
+    return 0
+
+
+def publish(names: list[str], out_dir: str, to: Path) -> list[Path]:
+    """Copy the records and pictures of these runs and sweeps into folders of `to`, which are returned.
+
+    Raises OutputError, before anything is copied, if one of them is not there, not finished, or has a file that is
+    too large, or if something else stands in its place.
+    """
+    names = list(dict.fromkeys(names))
+    contents = {name: _publishable(name, out_dir) for name in names}
+    for name in names:
+        _refuse_anything_else(to / name)
+    staged = {name: to / f".{name}.{os.getpid()}.tmp" for name in names}
+    try:
+        for name, files in contents.items():
+            staged[name].mkdir(parents=True)
+            for file in files:
+                shutil.copyfile(file, staged[name] / file.name)
+        for name, folder in staged.items():
+            _replace(folder, to / name)
+    except OSError as error:
+        raise OutputError(f"{to}: cannot be written ({error.strerror or error})") from None
+    finally:
+        for folder in staged.values():
+            shutil.rmtree(folder, ignore_errors=True)
+    return [to / name for name in names]
+
+
+def _publishable(name: str, out_dir: str) -> list[Path]:
+    """The files of a finished run or sweep that are for everybody."""
+    if not NAME.fullmatch(name):
+        raise OutputError(f"{name!r}: is not the name of a run or a sweep; give the name of a folder in runs/")
+    folder = RunFolder(name, out_dir).path
+    if not folder.is_dir():
+        raise OutputError(f"{folder}: is not there")
+    if (folder / RUNS).exists():
+        read_runs(folder)
+        if (folder / UNFINISHED).exists():
+            missing = (folder / UNFINISHED).read_text(encoding="utf-8").split()
+            raise OutputError(f"{folder}: the sweep is not finished; missing are {', '.join(missing)}")
+    else:
+        record = RunRecord.read(folder)
+        if record is None or not record.finished:
+            raise OutputError(f"{folder}: holds no finished run and no finished sweep")
+    files = [path for path in sorted(folder.iterdir()) if _for_everybody(path)]
+    for file in files:
+        if file.stat().st_size > LARGEST:
+            raise OutputError(f"{file}: has {file.stat().st_size:,} bytes; what is published has at most {LARGEST:,}")
+    return files
+
+
+def _for_everybody(path: Path) -> bool:
+    named = path.name == run_record.FILE or path.suffix in KINDS
+    return named and not path.name.startswith(".") and path.is_file() and not path.is_symlink()
+
+
+def _refuse_anything_else(folder: Path) -> None:
+    """Only a published record is replaced."""
+    known = any((folder / name).exists() for name in (run_record.FILE, RUNS))
+    if folder.is_symlink() or (folder.exists() and (not known or any(path.is_dir() for path in folder.iterdir()))):
+        raise OutputError(f"{folder}: is no published run or sweep and is not replaced")
+
+
+def _replace(staged: Path, folder: Path) -> None:
+    """Put one folder in the place of another, which is back there if that fails."""
+    aside = staged.with_suffix(".old")
+    if folder.exists():
+        os.rename(folder, aside)
+    try:
+        os.rename(staged, folder)
+    except OSError:
+        if aside.exists():
+            os.rename(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

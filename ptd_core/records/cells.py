@@ -1,0 +1,190 @@
+"""Finished runs as rows of a table, and the cells that they form: the runs of one recipe that differ in their seed.
+
+A sweep publishes two tables: runs.csv, one row a run, from which means and spreads are computed whenever they are
+wanted, and epochs.csv, one row a run and epoch.
+"""
+
+import csv
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ptd_core.errors import OutputError
+from ptd_core.records import history
+from ptd_core.records.files import write_atomically
+from ptd_core.records.history import EpochRecord
+from ptd_core.records.run_record import RunRecord
+from ptd_core.records.statistics import spread
+
+RUNS, EPOCHS, UNFINISHED = "runs.csv", "epochs.csv", "unfinished.txt"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One row of runs.csv. cell: its name without the seed. Accuracies in percent of the last epoch, as in `Results`.
+
+    fingerprint: of the recipe. levels: the values, as text, of those of a sweep's factors that are no column already.
+    """
+
+    run: str
+    cell: str
+    chapter: str
+    seed: int
+    epochs: int
+    test_accuracy: float
+    test_accuracy_raw: float
+    best_on_test: float
+    clean_train_accuracy: float
+    train_seconds: float
+    eval_seconds: float
+    device: str
+    precision: str
+    attention: str
+    compilation: str
+    torch: str
+    commit: str
+    fingerprint: str
+    levels: dict[str, str]
+
+    @classmethod
+    def of(cls, record: RunRecord, cell: str, fingerprint: str = "", levels: dict | None = None) -> "FinishedRun":
+        return cls(
+            run=record.run,
+            cell=cell,
+            chapter=record.chapter,
+            seed=record.seed,
+            epochs=record.epochs,
+            **record.results.model_dump(),
+            train_seconds=record.times.train_seconds,
+            eval_seconds=record.times.eval_seconds,
+            device=record.device,
+            precision=record.precision,
+            attention=record.attention,
+            compilation=record.compilation,
+            torch=record.versions["torch"],
+            commit=str(record.commit),
+            fingerprint=fingerprint,
+            levels={name: str(value) for name, value in (levels or {}).items() if name not in _COLUMNS},
+        )
+
+
+_COLUMNS = {field.name: field.type for field in fields(FinishedRun) if field.name != "levels"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The finished runs of one recipe, one for each seed."""
+
+    name: str
+    runs: list[FinishedRun]
+
+    def values(self, result: str) -> list[float]:
+        """One result of each run, for example test_accuracy in percent."""
+        return [getattr(run, result) for run in self.runs]
+
+
+def write_runs(runs: list[FinishedRun], folder: Path) -> None:
+    """runs.csv; the factors' columns stand after the cell. Values read back exactly."""
+    names = list(_COLUMNS)
+    factors = list(runs[0].levels)
+    place = names.index("cell") + 1
+    rows = []
+    for run in runs:
+        values = [getattr(run, name) for name in names]
+        rows.append(values[:place] + [run.levels[name] for name in factors] + values[place:])
+    history.write_rows(folder / RUNS, names[:place] + factors + names[place:], rows)
+
+
+def read_runs(folder: Path) -> list[FinishedRun]:
+    """The runs of a sweep's folder. Raises OutputError if its runs.csv is not there or damaged."""
+    path = folder / RUNS
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows:
+            raise ValueError("it has no rows")
+        return [
+            FinishedRun(
+                **{name: kind(row.pop(name)) for name, kind in _COLUMNS.items()},
+                levels={name: str(value) for name, value in row.items()},
+            )
+            for row in rows
+        ]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise OutputError(f"{path}: cannot be read as a table of runs ({_reason(error)})") from None
+
+
+def write_epochs(runs: list[tuple[FinishedRun, list[EpochRecord]]], folder: Path) -> None:
+    """epochs.csv: run, cell and seed, then what the run's own history holds of each epoch."""
+    names = history.columns([record for _, records in runs for record in records])
+    rows = [
+        [run.run, run.cell, run.seed, *history.row(record, names)]
+        for run, records in runs
+        for record in records
+    ]  # fmt: skip
+    history.write_rows(folder / EPOCHS, ["run", "cell", "seed", *names], rows)
+
+
+def group(runs: list[FinishedRun]) -> list[Cell]:
+    """The cells in the order of their first runs, their runs ordered by seed."""
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        groups.setdefault(run.cell, []).append(run)
+    return [Cell(name, sorted(found, key=lambda run: run.seed)) for name, found in groups.items()]
+
+
+def read_cells(folders: list[Path]) -> list[Cell]:
+    """The cells of sweeps' folders, and of runs' folders; the latter's runs form a cell where only the seed differs.
+
+    Raises OutputError for a folder that holds neither a finished run nor a table of runs.
+    """
+    sweeps = [folder for folder in folders if (folder / RUNS).exists()]
+    cells = [(folder, cell) for folder in sweeps for cell in group(read_runs(folder))]
+    names = [cell.name for _, cell in cells]
+    named = [
+        Cell(cell.name if names.count(cell.name) == 1 else f"{folder}: {cell.name}", cell.runs)
+        for folder, cell in cells
+    ]
+    return named + _cells_of_runs([folder for folder in folders if folder not in sweeps])
+
+
+def _cells_of_runs(folders: list[Path]) -> list[Cell]:
+    groups: dict[str, list[RunRecord]] = {}
+    for folder in folders:
+        record = RunRecord.read(folder)
+        if record is None:
+            raise OutputError(f"{folder}: holds neither a run.json nor a {RUNS}")
+        if not record.finished:
+            raise OutputError(f"{folder}: its run is not finished")
+        settings = {name: value for name, value in record.recipe.items() if name != "seed"}
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(record)
+    cells = []
+    for records in groups.values():
+        records.sort(key=lambda record: record.seed)
+        cells.append(Cell(records[0].run, [FinishedRun.of(record, records[0].run) for record in records]))
+    return cells
+
+
+def table(cells: list[Cell]) -> str:
+    """Markdown: test accuracy of the last epoch is the headline; the best epoch chosen on test stands apart."""
+    lines = [
+        "| run | seeds | test accuracy, last epoch | raw weights | best on test | train, clean images |",
+        "|---|---|---|---|---|---|",
+    ]
+    results = ("test_accuracy", "test_accuracy_raw", "best_on_test", "clean_train_accuracy")
+    for cell in cells:
+        seeds = ", ".join(str(run.seed) for run in cell.runs)
+        lines.append("| " + " | ".join([cell.name, seeds, *(spread(cell.values(name)) for name in results)]) + " |")
+    return "\n".join(lines)
+
+
+def mark_unfinished(folder: Path, runs: list[str]) -> None:
+    """Save which runs of a sweep are not in its tables; no such file means that all of them are."""
+    if runs:
+        write_atomically(folder / UNFINISHED, "".join(f"{run}\n" for run in runs).encode())
+    else:
+        (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or (f"no column {error}" if isinstance(error, KeyError) else str(error))

@@ -1,0 +1,36 @@
+"""Cells side by side: every seed a point, every mean a line, and the table that belongs to them."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ptd_core.records.cells import Cell, table
+from ptd_core.records.statistics import mean_and_sd
+from ptd_core.views.style import BLUE, ORANGE, RED, new_figure, save_figure, styled
+
+
+def compare(cells: list[Cell], picture: Path | None = None) -> str:
+    """The table of these cells as Markdown; their picture goes to the file `picture` if one is named."""
+    if picture:
+        save_figure(comparison_figure(cells), picture)
+    return table(cells)
+
+
+@styled
+def comparison_figure(cells: list[Cell]) -> Figure:
+    """Each run's test accuracy as a point, each recipe's mean as a line, runs with token drop in their own colour."""
+    devices = sorted({run.device for cell in cells for run in cell.runs})
+    commits = sorted({run.commit for cell in cells for run in cell.runs})
+    counts = ", ".join(f"{cell.name} n = {len(cell.runs)}" for cell in cells)
+    figure = new_figure(f"{counts}\n{'; '.join(devices)} · commit {', '.join(commits)}", (6.4, 0.5 * len(cells) + 1.6))
+    axes = figure.subplots()
+    for place, cell in enumerate(cells):
+        values = cell.values("test_accuracy")
+        colour = BLUE if cell.runs[0].chapter == "ptd" else ORANGE
+        axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.7)
+        axes.plot([mean_and_sd(values)[0]] * 2, [place - 0.3, place + 0.3], color=RED)
+    axes.set_yticks(range(len(cells)), [cell.name for cell in cells])
+    axes.invert_yaxis()
+    axes.set_xlabel("test accuracy, last epoch (%); points: seeds, line: mean")
+    axes.grid(axis="x")
+    return figure

@@ -1,0 +1,163 @@
+"""Publishing: records and pictures of what is finished, and nothing else; all of it or none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Lines
+from test_compare import RECORD, record
+
+from ptd_core import publish as publishing
+from ptd_core.errors import OutputError
+from ptd_core.publish import main, publish
+from ptd_core.records.cells import FinishedRun, mark_unfinished, write_epochs, write_runs
+from ptd_core.records.run_record import RunRecord
+from ptd_core.run import execute
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A base with a finished run, an unfinished one, and a finished sweep, each with what is not for everybody."""
+    for name in ("done", "stopped", "sweep"):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        for file in ("last.pt", "weights.safetensors", "ptd.ipynb", ".lock", ".a.png.1.tmp", "unknown.pkl"):
+            (folder / file).write_bytes(b"mine")
+        (folder / "deeper").mkdir()
+        (folder / "link.png").symlink_to(ROOT / "pyproject.toml")
+        if name != "sweep":
+            record(name, 0, 10.0, finished=name == "done").write(folder)
+            for file in ("ptd_history.csv", "ptd_loss.png", "ptd_saliency_explorer.html"):
+                (folder / file).write_text(f"{file} of {name}")
+    run = FinishedRun.of(record("c_seed0", 0, 10.0), "c")
+    write_runs([run], folder)
+    write_epochs([(run, [RECORD])], folder)
+    (folder / "cells.png").write_bytes(b"picture")
+    return tmp_path
+
+
+def listed(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_records_and_pictures_of_a_run_and_of_a_sweep(place, capsys):
+    to = place / "figures"
+    assert main(["done", "sweep", "done", "--from", str(place), "--to", str(to)]) == 0
+    assert capsys.readouterr().out == f"published: {to / 'done'}\npublished: {to / 'sweep'}\n"
+    assert listed(to) == ["done", "sweep"]
+    assert listed(to / "done") == ["ptd_history.csv", "ptd_loss.png", "ptd_saliency_explorer.html", "run.json"]
+    assert listed(to / "sweep") == ["cells.png", "epochs.csv", "runs.csv"]
+    for path in (*(to / "done").iterdir(), *(to / "sweep").iterdir()):
+        assert path.read_bytes() == (place / "runs" / path.parent.name / path.name).read_bytes()
+    assert RunRecord.read(to / "done") == record("done", 0, 10.0)
+
+
+def test_an_older_copy_is_replaced_whole(place):
+    to = place / "figures"
+    publish(["done"], str(place), to)
+    (to / "done" / "of_an_older_version.png").write_bytes(b"old")
+    (place / "runs" / "done" / "ptd_loss.png").write_bytes(b"new")
+    publish(["done"], str(place), to)
+    assert listed(to / "done") == ["ptd_history.csv", "ptd_loss.png", "ptd_saliency_explorer.html", "run.json"]
+    assert (to / "done" / "ptd_loss.png").read_bytes() == b"new" and listed(to) == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("absent", "runs/absent: is not there"),
+        ("stopped", "runs/stopped: holds no finished run and no finished sweep"),
+        ("../runs/done", "is not the name of a run or a sweep"),
+        ("..", "is not the name of a run or a sweep"),
+        ("", "is not the name of a run or a sweep"),
+    ],
+)
+def test_one_that_cannot_be_published_stops_all(place, capsys, name, words):
+    assert main(["done", name, "--from", str(place), "--to", str(place / "figures")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("OutputError: ") and words in error and error.count("\n") == 1
+    assert not (place / "figures").exists()
+
+
+def test_an_unfinished_sweep_names_what_is_missing(place):
+    mark_unfinished(place / "runs" / "sweep", ["c_seed1", "c_seed2"])
+    with pytest.raises(OutputError, match="the sweep is not finished; missing are c_seed1, c_seed2"):
+        publish(["sweep"], str(place), place / "figures")
+    mark_unfinished(place / "runs" / "sweep", [])
+    publish(["sweep"], str(place), place / "figures")
+
+
+def test_a_large_file_is_refused_by_name(place):
+    large = place / "runs" / "done" / "ptd_saliency_explorer.html"
+    large.write_bytes(b"x" * 2**20)
+    publish(["done"], str(place), place / "figures")
+    large.write_bytes(b"y" * (2**20 + 1))
+    with pytest.raises(OutputError, match=r"ptd_saliency_explorer\.html: has 1,048,577 bytes"):
+        publish(["sweep", "done"], str(place), place / "figures")
+    assert listed(place / "figures") == ["done"]
+    assert (place / "figures" / "done" / large.name).read_bytes().startswith(b"x")
+
+
+def test_what_is_no_published_record_is_not_replaced(place):
+    to = place / "figures"
+    for name in ("done", "sweep"):
+        (to / name / "DEVICE").mkdir(parents=True)
+    (to / "sweep" / "runs.csv").write_text("")
+    for name in ("done", "sweep"):
+        with pytest.raises(OutputError, match=rf"figures/{name}: is no published run or sweep"):
+            publish([name], str(place), to)
+    (to / "done" / "DEVICE").rmdir()
+    (to / "done").rmdir()
+    (to / "done").symlink_to(place / "runs" / "stopped")
+    with pytest.raises(OutputError, match=r"is no published run or sweep"):
+        publish(["done"], str(place), to)
+    assert listed(to) == ["done", "sweep"] and listed(to / "sweep") == ["DEVICE", "runs.csv"]
+
+
+def test_a_failed_copy_leaves_the_older_one(place, monkeypatch):
+    to = place / "figures"
+    publish(["done"], str(place), to)
+    before = {path.name: path.read_bytes() for path in (to / "done").iterdir()}
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing.shutil, "copyfile", fail)
+        with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\)"):
+            publish(["done"], str(place), to)
+    rename = publishing.os.rename
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing.os, "rename", lambda a, b: fail() if a.suffix == ".tmp" else rename(a, b))
+        with pytest.raises(OutputError, match="cannot be written"):
+            publish(["done"], str(place), to)
+    assert listed(to) == ["done"]
+    assert {path.name: path.read_bytes() for path in (to / "done").iterdir()} == before
+
+
+def test_a_real_run_by_the_command(tiny, tmp_path):
+    done = execute(tiny(epochs=1), Lines())
+    command = [sys.executable, "-m", "ptd_core.publish", "tiny", "--from", tmp_path, "--to", tmp_path / "figures"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert listed(tmp_path / "figures" / "tiny") == [
+        "ptd_accuracy.png", "ptd_drop_schedule.png", "ptd_history.csv", "ptd_loss.png", "ptd_lr_schedule.png",
+        "ptd_metrics.csv", "run.json",
+    ]  # fmt: skip
+    assert RunRecord.read(tmp_path / "figures" / "tiny") == done.record
+
+
+def test_in_a_fresh_clone_a_published_run_is_trained(tiny, tmp_path):
+    """Its records are there, under another recipe even, and its checkpoint is not."""
+    base = tmp_path / "clone"
+    execute(tiny(epochs=1), Lines())
+    publish(["tiny"], str(tmp_path), base / "figures")
+    before = {path.name: path.read_bytes() for path in (base / "figures" / "tiny").iterdir()}
+    progress = Lines()
+    done = execute(tiny(epochs=2, drop_end=1, out_dir=str(base)), progress)
+    assert [record.epoch for record in done.records] == [0, 1]
+    assert not [line for line in progress.printed if "finished" in line or "resumed" in line]
+    assert {path.name: path.read_bytes() for path in (base / "figures" / "tiny").iterdir()} == before

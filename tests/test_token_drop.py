@@ -1,0 +1,220 @@
+"""TokenDropViT against its definition, attention for all tokens and then a gather, for every ViT that it takes."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from test_model import small
+
+from ptd_core.evaluate import attention_maps
+from ptd_core.saliency import gather_tokens
+from ptd_core.token_drop import TokenDrop, TokenDropViT, class_attention_row, embed
+
+TIMM_SMALL = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 4, "num_classes": 7}
+VITS = {
+    "distilled": ("deit_tiny_distilled_patch16_224", {}),
+    "registers": ("vit_small_patch14_reg4_dinov2", {"reg_tokens": 4}),
+    "layer scale and norms of queries and keys": ("vit_tiny_patch16_224", {"init_values": 0.3, "qk_norm": True}),
+    "average pooling beside a class token": ("vit_tiny_patch16_224", {"global_pool": "avg", "class_token": True}),
+}
+
+
+def timm_vit(kind: str, fused: bool = True):
+    """A small timm ViT of random weights, layer scales and biases included, in float64."""
+    name, options = VITS[kind]
+    torch.manual_seed(0)
+    vit = timm.create_model(name, **{**TIMM_SMALL, **options}).double()
+    for parameter in vit.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    for block in vit.blocks:
+        block.attn.fused_attn = fused
+    return vit
+
+
+def full_attention_then_gather(vit, images, kept_in):
+    """Token drop as the method describes it, from the weights alone: every query, explicit T x T attention, scores
+    from the mean over heads, sorting, gather; none of the ViT's own attention code. kept_in: {block: kept tokens}."""
+
+    def normed(norm, x):
+        return (
+            x
+            if isinstance(norm, torch.nn.Identity)
+            else F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
+        )
+
+    identity = torch.nn.Identity()
+    x, prefix = embed(vit, images), vit.num_prefix_tokens
+    for number, block in enumerate(vit.blocks):
+        y, attention = normed(block.norm1, x), block.attn
+        heads = attention.num_heads
+        q, k, v = F.linear(y, attention.qkv.weight, attention.qkv.bias).chunk(3, dim=-1)
+        q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+        q, k = normed(getattr(attention, "q_norm", identity), q), normed(getattr(attention, "k_norm", identity), k)
+        weights = torch.softmax(torch.einsum("bhid,bhjd->bhij", q, k) / q.shape[-1] ** 0.5, dim=-1)
+        out = torch.einsum("bhij,bhjd->bihd", weights, v).flatten(2)
+        out = F.linear(out, attention.proj.weight, attention.proj.bias)
+        if number in kept_in:
+            scores = weights[:, :, 0, prefix:].mean(1)
+            best = scores.argsort(dim=1, descending=True)[:, : kept_in[number]] + prefix
+            index = torch.cat([torch.arange(prefix).expand(len(x), -1), best], dim=1)
+            x, out = gather_tokens(x, index), gather_tokens(out, index)
+        for name, part in (("ls1", out), ("ls2", None)):
+            part = block.mlp(normed(block.norm2, x)) if part is None else part
+            x = x + part * getattr(getattr(block, name, None), "gamma", 1.0)
+    return vit.forward_head(vit.norm(x))
+
+
+def assert_equal_with_gradients(vit, drop, keep, images):
+    """TokenDropViT's outputs and gradients are those of the definition."""
+    network, truth = TokenDropViT(vit, drop), dict(zip(drop.blocks, keep))
+    results = []
+    for logits in (network(images, keep), full_attention_then_gather(vit, images, truth)):
+        if isinstance(logits, tuple):  # a distilled model in training gives both of its heads
+            logits = torch.cat(logits, dim=1)
+        torch.manual_seed(1)
+        vit.zero_grad()
+        (logits * torch.randn_like(logits)).sum().backward()  # a loss that tells all logits apart
+        results.append([logits.detach(), *(p.grad.clone() for p in vit.parameters() if p.grad is not None)])
+    assert len(results[0]) == len(results[1]) > 10
+    for ours, theirs in zip(*results):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("kernel", ["fused", "explicit"])
+@pytest.mark.parametrize("block", [0, 1, 2])
+@pytest.mark.parametrize("keep", [1, 20, 41, 63, 64])
+def test_dropping_equals_full_attention_then_gather(kernel, block, keep):
+    vit = small(attention=kernel).double().train()
+    images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    assert_equal_with_gradients(vit, TokenDrop((block,)), (keep,), images)
+
+
+@pytest.mark.parametrize("kind", VITS)
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    ("blocks", "keep"), [((0,), (30,)), ((2,), (1,)), ((0, 2), (40, 17)), ((1, 2, 3), (50, 50, 3))]
+)
+def test_timm_models_too(kind, fused, blocks, keep):
+    vit = timm_vit(kind, fused).train()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    assert_equal_with_gradients(vit, TokenDrop(blocks), keep, images)
+
+
+@pytest.mark.parametrize("kind", ["hybrid", *VITS])
+def test_without_keep_it_is_the_vit_itself(kind):
+    vit = small().double() if kind == "hybrid" else timm_vit(kind)
+    images = torch.randn(2, 3, 16 if kind == "hybrid" else 32, 16 if kind == "hybrid" else 32, dtype=torch.float64)
+    before = {name: value.clone() for name, value in vit.state_dict().items()}
+    network = TokenDropViT(vit).eval()
+    assert torch.equal(network(images), vit(images))
+    assert torch.allclose(network(images, (64,)), vit(images), rtol=1e-12)  # all tokens kept
+    assert not torch.allclose(network(images, (5,)), vit(images))  # obeyed in evaluation as well
+    assert network.vit is vit and vit.state_dict().keys() == before.keys()
+
+
+def test_only_kept_tokens_come_out():
+    network = TokenDropViT(small(), TokenDrop((0, 2)))
+    images = torch.randn(2, 3, 16, 16)
+    for mode in (network.train(), network.eval()):
+        assert mode.forward_features(images, (10, 4)).shape == (2, 5, 32)
+
+
+def test_kept_tokens_are_those_the_class_token_attends_to_most():
+    """The tokens are told apart by their values: what comes out of a block that drops is looked up in what went in."""
+    vit, images = small().eval(), torch.randn(4, 3, 16, 16)
+    scores = attention_maps(vit, images, 1).mean(1).flatten(1)
+    network = TokenDropViT(vit, TokenDrop((1,)))
+    entered = vit.blocks[0](embed(vit, images))
+    block = vit.blocks[1]
+    for part in (block.attn.proj, block.mlp.fc2):  # now the block adds nothing: its tokens come out as they went in
+        torch.nn.init.zeros_(part.weight), torch.nn.init.zeros_(part.bias)
+    left = network._drop(block, entered, 9)
+    for image in range(4):
+        found = [int((entered[image] == token).all(1).nonzero()) for token in left[image]]
+        best = sorted(range(64), key=lambda token: -scores[image, token].item())[:9]
+        assert found == [0, *sorted(token + 1 for token in best)]
+
+
+def test_class_attention_rows_sum_to_one():
+    rows = class_attention_row(small(), torch.randn(2, 3, 16, 16), block=2)
+    assert rows.shape == (2, 4, 65)
+    torch.testing.assert_close(rows.sum(-1), torch.ones(2, 4))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 6e-2)])
+def test_fused_and_explicit_attention_agree(dtype, tolerance):
+    fused, explicit = (TokenDropViT(small(attention=kernel)).train() for kernel in ("fused", "explicit"))
+    images = torch.randn(4, 3, 16, 16)
+    # Selection in bf16 can flip near-ties between kernels that round differently, so all tokens there.
+    keep = (30,) if dtype == torch.float32 else None
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        ours, other = fused(images, keep), explicit(images, keep)
+    torch.testing.assert_close(ours, other, rtol=tolerance, atol=tolerance)
+    for out in (ours, other):
+        out.float().sum().backward()
+    for one, two in zip(fused.parameters(), explicit.parameters()):
+        assert (one.grad - two.grad).norm() <= tolerance * (1e-3 + two.grad.norm())
+
+
+def test_dropping_in_bf16_is_close_to_float64_for_the_same_kept_tokens(monkeypatch):
+    index = torch.cat([torch.zeros(3, 1, dtype=torch.long), torch.arange(1, 31).expand(3, -1)], dim=1)
+    monkeypatch.setattr("ptd_core.token_drop.kept_tokens", lambda scores, keep, prefix: index)
+    network, images = TokenDropViT(small()).train(), torch.randn(3, 3, 16, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = network(images, (30,))
+    high = TokenDropViT(small().double()).train()(images.double(), (30,))
+    assert (low.double() - high).norm() / high.norm() < 3e-2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("swin_tiny_patch4_window7_224", {}, "its windows or relative positions need a whole grid"),
+        ("vit_base_patch16_gap_224", {}, "no class token"),
+        ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}, "no class token"),
+        ("resnet18", {}, "no plain sequence of tokens"),
+        ("vit_relpos_small_patch16_224", {}, "relative positions need a whole grid"),
+        ("vit_small_patch16_18x2_224", {}, "ParallelThingsBlock is no plain pre-norm block"),
+    ],
+)
+def test_what_cannot_drop_tokens_is_refused_with_the_reason_and_what_works(name, options, reason):
+    with torch.device("meta"):
+        model = timm.create_model(name, **options)
+    with pytest.raises(ValueError, match=reason) as refusal:
+        TokenDropViT(model)
+    assert "what works: HybridViT" in str(refusal.value) and "deit_tiny_patch16_224" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ((0, 1), "from 1 to the 64 patch tokens; got 0"),
+        ((65, 1), "from 1 to the 64 patch tokens; got 65"),
+        ((10, 11), "from 1 to the 10 patch tokens; got 11"),
+        ((10,), r"one number for each of the blocks \(0, 2\); got \(10,\)"),
+    ],
+)
+def test_impossible_keep_is_refused(keep, message):
+    with pytest.raises(ValueError, match=message):
+        TokenDropViT(small(), TokenDrop((0, 2)))(torch.randn(1, 3, 16, 16), keep)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"blocks": ()}, "blocks must be different numbers"),
+        ({"blocks": (2, 0)}, "ascending"),
+        ({"blocks": (-1,)}, "from 0 on"),
+        ({"score": "luck"}, "score must be one of class_attention; got 'luck'"),
+        ({"choice": "all"}, "choice must be one of top"),
+        ({"fate": "merge"}, "fate must be one of discard"),
+    ],
+)
+def test_impossible_policies_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TokenDrop(**settings)
+
+
+def test_a_block_that_the_vit_lacks_is_refused():
+    with pytest.raises(ValueError, match=r"blocks = \(3,\): this ViT has the blocks 0 to 2"):
+        TokenDropViT(small(), TokenDrop((3,)))
