@@ -120,9 +120,7 @@ class Recipe(BaseModel):
 
     # training
     epochs: int = _setting(10, "passes over the training images", ge=1, le=100_000)
-    batch_size: int = _setting(
-        64, "images a training step; an epoch omits its last, smaller batch", ge=1, le=10**6
-    )
+    batch_size: int = _setting(64, "images a training step; an epoch omits its last, smaller batch", ge=1, le=10**6)
     eval_batch_size: int = _setting(256, "images an evaluation step", ge=1, le=10**6)
     eval_every: int = _setting(1, "epochs between evaluations; the last epoch always has one", ge=1, le=100_000)
     lr: float = _setting(1.5e-3, "peak learning rate of AdamW", gt=0, le=10)

@@ -3,19 +3,18 @@
 import dataclasses
 import os
 import shutil
-from pathlib import Path
 
 import papermill
 import pytest
 import torch
 
 from ptd_core.data import load as data
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 PATIENCE = 120_000  # milliseconds: a busy machine is slow, not wrong
-ROOT = Path(__file__).parent.parent
 SCREENSHOTS = ROOT / "screenshots"
 CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update",

@@ -10,7 +10,8 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-ROOT = Path(__file__).parent.parent
+from ptd_core.paths import PROJECT_ROOT as ROOT
+
 BOOK = ROOT / "book"
 SCHEDULE, SALIENCY = "iframe[title='Schedule explorer']", "iframe[title='Saliency explorer']"
 SETTINGS = {

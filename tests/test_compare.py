@@ -1,12 +1,12 @@
 """Comparing runs: grouping by recipe, mean and spread, tables of sweeps, refusals."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
 from ptd_core.compare import main
 from ptd_core.errors import OutputError
+from ptd_core.paths import PROJECT_ROOT
 from ptd_core.records import cells
 from ptd_core.records.cells import FinishedRun, group, read_cells, read_runs, table, write_epochs, write_runs
 from ptd_core.records.history import EpochRecord
@@ -15,7 +15,7 @@ from ptd_core.records.run_record import ModelFacts, Results, RunRecord, Times
 from ptd_core.records.statistics import mean_and_sd, spread
 from ptd_core.views.comparison import comparison_figure
 
-FIGURES = Path(__file__).parent.parent / "figures"
+FIGURES = PROJECT_ROOT / "figures"
 RECORD = EpochRecord(0, 1e-3, 0.1, 41, 2.5, 30.0, 44.0, 2.2, 40.0, 2.1, 42.5, 10.0, 0.5, 1.0, 400.0)
 
 

@@ -4,7 +4,6 @@ import datetime
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -15,9 +14,9 @@ from ptd_core import __main__ as command_line
 from ptd_core.cost import cost
 from ptd_core.errors import RecipeError
 from ptd_core.parameters import read_parameters
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe
 
-ROOT = Path(__file__).parent.parent
 FILES = {path.stem: path.read_bytes() for path in sorted((ROOT / "parameters").glob("*.yaml"))}
 NAMES = list(Recipe.model_fields)
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import Lines
@@ -10,12 +9,11 @@ from test_compare import RECORD, record
 
 from ptd_core import publish as publishing
 from ptd_core.errors import OutputError
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.publish import main, publish
 from ptd_core.records.cells import FinishedRun, mark_unfinished, write_epochs, write_runs
 from ptd_core.records.run_record import RunRecord
 from ptd_core.run import execute
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture

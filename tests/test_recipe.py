@@ -2,15 +2,14 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
 from ptd_core.errors import RecipeError
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe, parameters_cell
 
-ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "parameters").glob("*.yaml"))
 
 

@@ -6,13 +6,13 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import Lines
 
 from ptd_core.errors import DataError, DeviceError, OutputError, TrainingError
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.progress import duration
 from ptd_core.recipe import Recipe
 from ptd_core.records import files, history
@@ -23,7 +23,6 @@ from ptd_core.records.run_record import RunRecord
 from ptd_core.run import execute
 from ptd_core.trainer import Trainer
 
-ROOT = Path(__file__).parent.parent
 WRITTEN = ["accuracy.png", "loss.png", "lr_schedule.png", "history.csv", "metrics.csv"]
 OTHERS = {
     "run.json",

@@ -80,7 +80,7 @@ def test_own_image_through_the_kernel(lab, open_page, tmp_path):
     run_all(page)
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="own image").click()
-    chooser.value.set_files(next((tmp_path / "figures" / "tiny").glob("*accuracy.png")))
+    chooser.value.set_files(next((tmp_path / "runs" / "tiny").glob("*accuracy.png")))
     summary = page.frame_locator(SALIENCY).last.locator("#summary")
     summary.filter(has_text="ptd_accuracy.png, true class unknown").wait_for()
 

@@ -1,17 +1,16 @@
 """Sweep files: which runs they stand for, and what is refused before any of them starts."""
 
 import itertools
-from pathlib import Path
 
 import pytest
 import yaml
 from conftest import TINY
 
 from ptd_core.errors import RecipeError, SweepError
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.sweep.plan import FACTORS, read_plan
 
-ROOT = Path(__file__).parent.parent
 SWEEPS = sorted((ROOT / "parameters" / "sweeps").glob("*.yaml"))
 
 

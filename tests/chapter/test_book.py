@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jupytext
 import nbformat
@@ -12,9 +11,9 @@ import papermill
 import pytest
 from conftest import TINY
 
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe, parameters_cell
 
-ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "book"
 CHAPTERS = {"baseline": {"drop_final": 0.0}, "ptd": {}}
 

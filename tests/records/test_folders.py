@@ -5,18 +5,17 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from conftest import TINY, Lines
 
 from ptd_core.errors import OutputError
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.records import files, folders
 from ptd_core.records.folders import RunFolder
 from ptd_core.run import execute
 
-ROOT = Path(__file__).parent.parent
 HOLD = (
     "import sys, time; from ptd_core.records.folders import RunFolder\n"
     "with RunFolder('tiny', sys.argv[1]).locked():\n"

@@ -19,8 +19,9 @@ from PIL import Image
 from ptd_core.data import cifar
 from ptd_core.data.load import load
 from ptd_core.errors import DataError
+from ptd_core.paths import PROJECT_ROOT
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "cifar100"
+REAL = PROJECT_ROOT.parent / "shared" / "cifar100"
 ROWS = {"train": 40, "test": 20}
 NAMES = [f"kind {i}" for i in range(10)]
 

@@ -11,7 +11,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -20,6 +19,7 @@ import yaml
 from conftest import TINY
 
 from ptd_core.errors import DeviceError, OutputError
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
 from ptd_core.records import history
@@ -33,7 +33,6 @@ from ptd_core.sweep.cluster import local_client, worker_environments
 from ptd_core.sweep.plan import read_plan
 from ptd_core.sweep.task import finished
 
-ROOT = Path(__file__).parent.parent
 EPOCHS = 6  # enough of them that a worker killed after the first is killed in the middle
 TIMES = [name for name in history.FIELDS if "second" in name]
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import jupyter_client
 import pytest
@@ -17,12 +16,11 @@ from conftest import TINY, Lines, equal, without_clocks
 
 from ptd_core.machine.interrupt import Interrupt, Stopped
 from ptd_core.machine.randomness import random_state, set_random_state
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.records import history
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.run import execute
 from ptd_core.trainer import Trainer
-
-ROOT = Path(__file__).parent.parent
 
 
 class SignalAt(Lines):

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import killable
 import papermill
@@ -23,13 +22,13 @@ import pytest
 from conftest import TINY, Lines, equal, without_clocks
 
 from ptd_core.errors import OutputError
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.records import files
 from ptd_core.records.checkpoint import Checkpoint, Checkpoints, unpack
 from ptd_core.records.history import EpochRecord
 from ptd_core.run import execute
 
-ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and resource limits are POSIX")
 
 # parameters/demo.yaml with an eighth of its images.
