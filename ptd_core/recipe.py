@@ -72,7 +72,7 @@ class Recipe(BaseModel):
         "auto", "auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on CUDA, off elsewhere", place=True
     )
     out_dir: str = _setting(
-        "", "folder that receives figures/ and runs/; empty: the project's own", place=True, pattern=_PATH
+        "", "folder that receives runs/; empty: the project's own", place=True, pattern=_PATH
     )
     checkpoint_every: int = _setting(1, "epochs between checkpoints", place=True, ge=1, le=100_000)
 

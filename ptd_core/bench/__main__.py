@@ -2,7 +2,7 @@
 
 Measures this project's training step against what operations predict and against other implementations on the same
 machine in the same run: interleaved, repeated, medians with spread. Tables on the screen, bench.json and bench.png
-under figures/bench/DEVICE/. Random pixels stand in for images; they change no time. Each section is written when it
+under runs/bench/DEVICE/. Random pixels stand in for images; they change no time. Each section is written when it
 is done; the same command again resumes it after the last one.
 """
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), metavar="SECTION",
                         help=f"sections to measure, of {', '.join(SECTIONS)}; by default all")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="samples of each case")
-    parser.add_argument("--to", type=Path, help="folder of the report; by default figures/bench/DEVICE")
+    parser.add_argument("--to", type=Path, help="folder of the report; by default runs/bench/DEVICE")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="parameters that replace the file's")
     options = parser.parse_intermixed_args(arguments)
     if options.rounds < 1:
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     about = stamp(work.device)
-    folder = options.to or PROJECT_ROOT / "figures" / "bench" / re.sub(r"[^A-Za-z0-9]+", "_", about["device"]).strip(
+    folder = options.to or PROJECT_ROOT / "runs" / "bench" / re.sub(r"[^A-Za-z0-9]+", "_", about["device"]).strip(
         "_"
     )
     report = resumed(folder, {

@@ -9,12 +9,12 @@ import torch
 
 from ptd_core.bench.clock import interleave, with_times
 from ptd_core.bench.memory import peak_of
-from ptd_core.bench.peers import timm_vit
 from ptd_core.bench.plain import PilImages, plain_step_apart
 from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.data.augment import augment_epoch
 from ptd_core.machine.device import synchronize
 from ptd_core.recipe import Recipe
+from ptd_core.rivals.dense import timm_vit
 from ptd_core.step import WarmupEma
 
 
@@ -115,4 +115,4 @@ def _our_step(recipe: Recipe) -> Callable[[], None]:
 
 
 def _timm_step(recipe: Recipe) -> Callable[[], None]:
-    return Workload(recipe).step(timm_vit(recipe, CLASSES), None)
+    return Workload(recipe).step(timm_vit(recipe.vit, CLASSES), None)

@@ -12,7 +12,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
 
-from ptd_core.bench.peers import PlainViT
+from ptd_core.bench.plain_vit import PlainViT
 from ptd_core.bench.workload import random_images
 from ptd_core.data.dataset import Dataset
 from ptd_core.machine.device import resolve_device

@@ -9,12 +9,12 @@ import torch
 from ptd_core.bench.accounts import augmentation, ledger, memory
 from ptd_core.bench.apart import Apart
 from ptd_core.bench.clock import interleave, with_times
-from ptd_core.bench.peers import encoder_vit, timm_vit
 from ptd_core.bench.plain import plain_step_apart
 from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.cost import cost
 from ptd_core.machine.fast_path import cpu_multiplies_bf16
 from ptd_core.model import ATTENTION_KERNELS, HybridViT
+from ptd_core.rivals.dense import encoder_vit, timm_vit
 from ptd_core.step import autocast
 from ptd_core.token_drop import TokenDrop
 
@@ -100,8 +100,8 @@ def peers(work: Workload, rounds: int) -> list[dict]:
             make = functools.partial(plain_step_apart, recipe, precision, keep)
             cases[f"plain implementation, {precision}, d = {ratio}"] = Apart(make)
         name = "timm VisionTransformer" + (f", patch_drop_rate {ratio}" if ratio else "")
-        cases[name] = work.step(timm_vit(recipe, CLASSES, ratio), None)
-    cases["torch.nn.TransformerEncoder"] = work.step(encoder_vit(recipe, CLASSES), None)
+        cases[name] = work.step(timm_vit(recipe.vit, CLASSES, ratio), None)
+    cases["torch.nn.TransformerEncoder"] = work.step(encoder_vit(recipe.vit, CLASSES), None)
     timings = interleave(cases, rounds, work.device)
     for case in cases.values():
         if isinstance(case, Apart):

@@ -121,9 +121,7 @@ def coverage(run: Run, keep: int, count: int = 1000) -> Figure | Markdown:
     """How much of the objects lies under kept tokens, on the first test images; a sentence where nobody knows."""
     shown = run.trainer.test.first(count)
     if shown.masks is None:
-        return Markdown(
-            f"*{run.dataset.name}* does not show where its objects are; *shapes* does."
-        )
+        return Markdown(f"*{run.dataset.name}* does not show where its objects are; *shapes* does.")
     inputs = run.trainer.normalise(shown.images.float() / 255)
     block, tokens = run.recipe.drop_block, run.recipe.vit.patch_tokens
     kept = kept_mask(attention_maps(run.model, inputs, block).mean(1), keep)

@@ -177,7 +177,7 @@ def _decode(path: Path, row: int, png: bytes | None) -> np.ndarray:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
             if image.size != (SIZE, SIZE):
                 raise ValueError("a second header, of another size")
-            image.verify()  # every checksum and an end: decoding skips those of the pixels. It uses the image up.
+            image.verify()  # the checksums that decoding skips, and an end; it uses the image up
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
             return np.asarray(image).transpose(2, 0, 1)
     except Exception as error:  # damage has errors of a dozen kinds, and PIL's words name an object in memory

@@ -7,10 +7,11 @@ import torch
 
 from ptd_core.bench import __main__ as bench
 from ptd_core.bench.clock import Timing, interleave
-from ptd_core.bench.peers import PlainViT, encoder_vit, timm_vit
 from ptd_core.bench.plain import plain_step
+from ptd_core.bench.plain_vit import PlainViT
 from ptd_core.bench.workload import Workload, random_images
 from ptd_core.model import HybridViT
+from ptd_core.rivals.dense import encoder_vit, timm_vit
 from ptd_core.token_drop import TokenDropViT
 
 TINY = ["stem_width=4", "embed_dim=16", "depth=2", "num_heads=2", "batch_size=8", "device=cpu", "precision=fp32",
@@ -56,11 +57,11 @@ def test_plain_implementation_is_the_same_function(tiny):
 def test_peers_have_the_size_of_this_model(tiny):
     recipe = tiny()
     size = sum(p.numel() for p in HybridViT.of(recipe.vit, 10).parameters())
-    for peer in (timm_vit(recipe, 10), timm_vit(recipe, 10, 0.35), encoder_vit(recipe, 10)):
+    for peer in (timm_vit(recipe.vit, 10), timm_vit(recipe.vit, 10, 0.35), encoder_vit(recipe.vit, 10)):
         assert sum(p.numel() for p in peer.parameters()) == size
         assert peer(torch.randn(2, 3, 16, 16), (64,)).shape == (2, 10)
     seen = []
-    dropping = timm_vit(recipe, 10, 0.35).train()
+    dropping = timm_vit(recipe.vit, 10, 0.35).train()
     dropping.model.blocks[0].register_forward_hook(lambda module, given, out: seen.append(out.shape[1]))
     dropping(torch.randn(2, 3, 16, 16), (64,))
     assert seen == [1 + 41]  # floor of 0.65 * 64: random drop as much as saliency would
