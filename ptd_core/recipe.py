@@ -71,9 +71,7 @@ class Recipe(BaseModel):
     compilation: Literal["auto", "off", "inductor", "cudagraphs"] = _setting(
         "auto", "auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on CUDA, off elsewhere", place=True
     )
-    out_dir: str = _setting(
-        "", "folder that receives runs/; empty: the project's own", place=True, pattern=_PATH
-    )
+    out_dir: str = _setting("", "folder that receives runs/; empty: the project's own", place=True, pattern=_PATH)
     checkpoint_every: int = _setting(1, "epochs between checkpoints", place=True, ge=1, le=100_000)
 
     # data

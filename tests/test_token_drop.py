@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from test_model import small
 
 from ptd_core.evaluate import attention_maps
+from ptd_core.paths import PROJECT_ROOT
 from ptd_core.saliency import gather_tokens
 from ptd_core.token_drop import TokenDrop, TokenDropViT, class_attention_row, embed
 
@@ -218,3 +219,13 @@ def test_impossible_policies_are_refused(settings, message):
 def test_a_block_that_the_vit_lacks_is_refused():
     with pytest.raises(ValueError, match=r"blocks = \(3,\): this ViT has the blocks 0 to 2"):
         TokenDropViT(small(), TokenDrop((3,)))
+
+
+def test_the_readmes_lines_for_ones_own_vit():
+    """They stand in somebody's loop: images, epoch and the backward pass are its own."""
+    lines = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    given = {"images": torch.randn(2, 3, 224, 224), "epoch": 60}
+    exec(lines, given)
+    assert given["logits"].shape == (2, 10)
+    given["logits"].sum().backward()
+    assert torch.equal(given["network"].eval()(given["images"]), given["vit"].eval()(given["images"]))

@@ -41,9 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     about = stamp(work.device)
-    folder = options.to or PROJECT_ROOT / "runs" / "bench" / re.sub(r"[^A-Za-z0-9]+", "_", about["device"]).strip(
-        "_"
-    )
+    folder = options.to or PROJECT_ROOT / "runs" / "bench" / re.sub(r"[^A-Za-z0-9]+", "_", about["device"]).strip("_")
     report = resumed(folder, {
         "stamp": about,
         "recipe": work.recipe.settings(),
