@@ -174,8 +174,7 @@ from ptd_core.views.diagram import block_figure
 block_figure(recipe.vit.patch_tokens, max(1, recipe.vit.patch_tokens // 2))
 
 # %% [markdown]
-# After the last block, the class token alone
-# goes to the classifier. This run's network:
+# After the last block, the class token alone goes to the classifier. This run's network:
 
 # %%
 from ptd_core.cost import cost
@@ -202,7 +201,7 @@ done = execute(recipe, dataset=dataset)
 notebook.results(done)
 
 # %% [markdown]
-# Two accuracies on training images stand there. The one on augmented batches is measured on distorted images, while
+# The table has two training accuracies. The one on augmented batches is measured on distorted images, while
 # the weights still change; only the one on clean images can be compared with test accuracy.
 
 # %%
@@ -237,7 +236,7 @@ lr_figure(done.records, done.stamp)
 # that it attends to most. Nothing was dropped in this training: it has learned this without being asked to choose.
 
 # %%
-notebook.saliency(done, block=recipe.depth - 1, keep=recipe.vit.patch_tokens // 2)
+notebook.saliency(done, block=recipe.depth - 1, keep=max(1, recipe.vit.patch_tokens // 2))
 
 # %% [markdown]
 # Look for yourself: choose an image by click or arrow key, a block, a head or their mean, and a drop ratio to see

@@ -3,7 +3,8 @@
 Shapes: B images, H heads, G tokens a side (G * G = N patch tokens), S pixels a side.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,18 @@ from ptd_core.data.dataset import Split
 from ptd_core.machine.ranks import Ranks
 from ptd_core.step import autocast
 from ptd_core.token_drop import Keep, class_attention_row
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; each of its modules is as it was afterwards, frozen ones too."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 @torch.inference_mode()
@@ -33,19 +46,17 @@ def accuracy(
     images in [0, 1] -> what the model takes. ranks: each process computes its shard of every batch; the sums are
     over all. after_batch is called after every batch; it may raise to stop.
     """
-    was_training = model.training
-    model.eval()
     loss = torch.zeros((), device=split.images.device)
     correct = torch.zeros((), device=split.images.device)
-    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size)):
-        images, labels = ranks.shard(images), ranks.shard(labels)
-        with autocast(images.device, precision):
-            images = normalise(images.float() / 255)
-            logits = model(images) if keep is None else model(images, keep)
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-        correct += (logits.argmax(dim=1) == labels).sum()
-        after_batch()
-    model.train(was_training)
+    with evaluating(model):
+        for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size)):
+            images, labels = ranks.shard(images), ranks.shard(labels)
+            with autocast(images.device, precision):
+                images = normalise(images.float() / 255)
+                logits = model(images) if keep is None else model(images, keep)
+            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+            correct += (logits.argmax(dim=1) == labels).sum()
+            after_batch()
     loss, correct = ranks.sum(torch.stack([loss, correct])).tolist()
     return loss / len(split), 100 * correct / len(split)
 
@@ -54,11 +65,12 @@ def accuracy(
 def attention_maps(vit: nn.Module, images: Tensor, block: int) -> Tensor:
     """The class token's attention to each patch token, per head: normalised images (B, 3, S, S) -> (B, H, G, G).
 
-    vit: any ViT that TokenDropViT takes, here with none of its tokens dropped. On the CPU.
+    vit: any ViT that TokenDropViT takes, here with none of its tokens dropped. On the CPU. Raises ValueError for
+    another model, and for images that are not square.
     """
-    was_training = vit.training
-    vit.eval()
-    patches = class_attention_row(vit, images, block)[:, :, vit.num_prefix_tokens :]
-    vit.train(was_training)
+    if images.shape[-1] != images.shape[-2]:
+        raise ValueError(f"images must be square; got {tuple(images.shape)}")
+    with evaluating(vit):
+        patches = class_attention_row(vit, images, block)[:, :, vit.num_prefix_tokens :]
     side = round(patches.shape[2] ** 0.5)
     return patches.unflatten(2, (side, side)).cpu()

@@ -216,7 +216,7 @@ class HybridViT(nn.Module):
         """A new head for fine-tuning; 0 classes leave the class token. Only class-token pooling exists."""
         _check_pool(global_pool or "token")
         self.num_classes = num_classes
-        self.head = _head(self.embed_dim, num_classes).to(self.norm.weight.device).apply(_initialise)
+        self.head = _head(self.embed_dim, num_classes).to(self.norm.weight).apply(_initialise)
 
 
 def _head(embed_dim: int, num_classes: int) -> nn.Module:

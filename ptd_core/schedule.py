@@ -18,6 +18,7 @@ class DropSchedule:
 
     where t is the epoch, counted from 0 and constant within it; init = d_init, final = d_final (ratios),
     start = t_s, end = t_e (epochs), gamma the exponent. With hold=False, d(t) = 0 for t >= t_e.
+    Raises ValueError, naming the field, for ratios outside 0 <= d < 1, epochs out of order, or gamma not above 0.
     """
 
     init: float = 0.0
@@ -26,6 +27,15 @@ class DropSchedule:
     end: int = 140
     gamma: float = 2.0
     hold: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("init", "final"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a share of the patch tokens, from 0 to below 1; got {getattr(self, name)}")
+        if not 0 <= self.start <= self.end:
+            raise ValueError(f"start and end are epochs, 0 <= start <= end; got {self.start} and {self.end}")
+        if not self.gamma > 0:
+            raise ValueError(f"gamma must be above 0; got {self.gamma}")
 
     def ratio(self, epoch: int) -> float:
         """d(t), the share of patch tokens to drop at an epoch."""

@@ -8,11 +8,13 @@ K kept tokens with the prefix, E embedding, H heads, D = E / H head dimension.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from timm.models import vision_transformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ptd_core.saliency import SCORES, Seen, class_attention, gather_tokens, kept_tokens
 
@@ -38,8 +40,11 @@ class TokenDrop:
     fate: str = "discard"
 
     def __post_init__(self) -> None:
-        if not self.blocks or list(self.blocks) != sorted(set(self.blocks)) or self.blocks[0] < 0:
-            raise ValueError(f"blocks must be different numbers from 0 on, ascending; got {self.blocks}")
+        blocks = self.blocks
+        whole = isinstance(blocks, (tuple, list)) and all(type(block) is int for block in blocks)
+        if not whole or not blocks or list(blocks) != sorted(set(blocks)) or blocks[0] < 0:
+            raise ValueError(f"blocks must be a tuple of different whole numbers from 0 on, ascending; got {blocks!r}")
+        object.__setattr__(self, "blocks", tuple(blocks))
         for name, allowed in (("score", tuple(SCORES)), ("choice", _CHOICES), ("fate", _FATES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
@@ -53,7 +58,8 @@ class TokenDropViT(nn.Module):
 
     A block that drops makes keys and values for all tokens that it sees and scores them once; queries, attention,
     projection and MLP are computed for the kept ones only. The result equals attention for all tokens followed by a
-    gather, at less cost.
+    gather, at less cost. The parts of such a block are run, not the block as a module: hooks on it do not fire.
+    Gradient checkpointing is that of the ViT.
 
     Raises ValueError for a ViT that cannot be run so, with the reason and what can, and for blocks that it lacks.
     """
@@ -78,12 +84,14 @@ class TokenDropViT(nn.Module):
 
     def forward_features(self, images: Tensor, keep: Keep) -> Tensor:
         """Tokens after the last block and norm: (B, P + keep[-1], E)."""
-        if len(keep) != len(self.drop.blocks):
-            raise ValueError(f"keep must have one number for each of the blocks {self.drop.blocks}; got {keep}")
+        if not isinstance(keep, (tuple, list)) or len(keep) != len(self.drop.blocks):
+            raise ValueError(f"keep must be a tuple, one number for each of the blocks {self.drop.blocks}; got {keep}")
         kept_in = dict(zip(self.drop.blocks, keep))
         x_BTE = embed(self.vit, images)
+        checkpointing = getattr(self.vit, "grad_checkpointing", False) and torch.is_grad_enabled()
         for number, block in enumerate(self.vit.blocks):
-            x_BTE = self._drop(block, x_BTE, kept_in[number]) if number in kept_in else block(x_BTE)
+            run = partial(self._drop, block, keep=kept_in[number]) if number in kept_in else block
+            x_BTE = checkpoint(run, x_BTE, use_reentrant=False) if checkpointing else run(x_BTE)
         return self.vit.norm(x_BTE)
 
     def _drop(self, block: nn.Module, x_BTE: Tensor, keep: int) -> Tensor:
@@ -142,7 +150,11 @@ def attend(attention: nn.Module, x_BKE: Tensor, query_BHKD: Tensor, key_BHTD: Te
 
 
 def class_attention_row(vit: nn.Module, images: Tensor, block: int) -> Tensor:
-    """The class token's attention in one block to all tokens, with none dropped: (B, H, T), sums to 1."""
+    """The class token's attention in one block to all tokens, with none dropped: (B, H, T), sums to 1.
+
+    Raises ValueError for a ViT that TokenDropViT would refuse.
+    """
+    _refuse_unfit(vit)
     x_BTE = embed(vit, images)
     for earlier in vit.blocks[:block]:
         x_BTE = earlier(x_BTE)
@@ -181,7 +193,8 @@ def _refuse_unfit(vit: nn.Module) -> None:
     plain = isinstance(vit, vision_transformer.VisionTransformer) and (
         type(vit).forward_features is vision_transformer.VisionTransformer.forward_features
     )
-    if not plain and not hasattr(vit, "embed"):
+    own = all(hasattr(vit, name) for name in ("embed", "blocks", "norm", "forward_head", "num_prefix_tokens"))
+    if not plain and not own:
         grid = any(hasattr(module, "window_size") for module in vit.modules())
         reason = (
             "its windows or relative positions need a whole grid of tokens"
@@ -195,10 +208,10 @@ def _refuse_unfit(vit: nn.Module) -> None:
                 f"{name} cannot drop tokens: its {type(block).__name__} is no plain pre-norm block; {works}"
             )
         parts = {part for part, _ in block.attn.named_children()}
-        if not hasattr(block.attn, "qkv") or parts - _ATTENTION_PARTS:
+        if parts - _ATTENTION_PARTS or type(getattr(block.attn, "qkv", None)) is not nn.Linear:
             raise ValueError(
                 f"{name} cannot drop tokens: its {type(block.attn).__name__} is not softmax attention from one "
-                f"projection to queries, keys and values; {works}"
+                f"plain linear layer to queries, keys and values (merge an adapter into it first); {works}"
             )
     if getattr(vit, "cls_token", None) is None:
         raise ValueError(

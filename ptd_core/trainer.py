@@ -44,7 +44,8 @@ class Trainer:
     for the run in results. Everything random in epoch t is drawn from (seed, t), so a trainer whose state was saved
     after epoch t and loaded elsewhere trains on exactly as the first would have. So does one that was stopped within
     an epoch: `partial` holds what has been done of it, None between epochs.
-    probes: what they measure after each evaluated epoch goes into its record's `extra`.
+    probes: what they measure after each evaluated epoch goes into its record's `extra`. Only the process that writes
+    has any, so a probe must not wait for other processes.
 
     Raises DeviceError if the device is absent, DataError if the training images do not fill one batch.
     """

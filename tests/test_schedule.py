@@ -82,3 +82,18 @@ def test_learning_rate_without_warmup_and_with_nothing_else():
     assert learning_rate(9, peak=1.0, warmup_steps=50, total_steps=10) == 0.2
     steps = [learning_rate(s, peak=1.0, warmup_steps=0, total_steps=8) for s in range(8)]
     assert steps == pytest.approx([(1 + math.cos(math.pi * s / 8)) / 2 for s in range(8)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"final": 35.0}, "final is a share of the patch tokens, from 0 to below 1; got 35.0"),
+        ({"init": -0.1}, "init is a share"),
+        ({"final": math.nan}, "final is a share"),
+        ({"start": 50, "end": 10}, "0 <= start <= end; got 50 and 10"),
+        ({"gamma": 0.0}, "gamma must be above 0"),
+    ],
+)
+def test_impossible_schedules_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DropSchedule(**settings)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from test_model import small
 
+from ptd_core import token_drop
 from ptd_core.evaluate import attention_maps
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.saliency import gather_tokens
@@ -193,6 +194,7 @@ def test_what_cannot_drop_tokens_is_refused_with_the_reason_and_what_works(name,
         ((65, 1), "from 1 to the 64 patch tokens; got 65"),
         ((10, 11), "from 1 to the 10 patch tokens; got 11"),
         ((10,), r"one number for each of the blocks \(0, 2\); got \(10,\)"),
+        (10, "keep must be a tuple"),
     ],
 )
 def test_impossible_keep_is_refused(keep, message):
@@ -203,9 +205,12 @@ def test_impossible_keep_is_refused(keep, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"blocks": ()}, "blocks must be different numbers"),
+        ({"blocks": ()}, "blocks must be a tuple of different"),
         ({"blocks": (2, 0)}, "ascending"),
         ({"blocks": (-1,)}, "from 0 on"),
+        ({"blocks": 1}, "a tuple of different whole numbers"),
+        ({"blocks": (True,)}, "whole numbers"),
+        ({"blocks": (0.0,)}, "whole numbers"),
         ({"score": "luck"}, "score must be one of class_attention; got 'luck'"),
         ({"choice": "all"}, "choice must be one of top"),
         ({"fate": "merge"}, "fate must be one of discard"),
@@ -219,6 +224,44 @@ def test_impossible_policies_are_refused(settings, message):
 def test_a_block_that_the_vit_lacks_is_refused():
     with pytest.raises(ValueError, match=r"blocks = \(3,\): this ViT has the blocks 0 to 2"):
         TokenDropViT(small(), TokenDrop((3,)))
+
+
+def test_gradient_checkpointing_of_the_vit_is_kept(monkeypatch):
+    """The same outputs and gradients, with each block run through checkpoint."""
+    images, calls = torch.randn(2, 3, 32, 32, dtype=torch.float64), []
+    recorded = token_drop.checkpoint
+    monkeypatch.setattr(token_drop, "checkpoint", lambda *a, **k: calls.append(a) or recorded(*a, **k))
+    results = []
+    for checkpointing in (False, True):
+        vit = timm_vit("registers").train()
+        vit.set_grad_checkpointing(checkpointing)
+        logits = TokenDropViT(vit, TokenDrop((0, 2)))(images, (40, 17))
+        logits.square().sum().backward()
+        results.append([logits, *(p.grad for p in vit.parameters() if p.grad is not None)])
+    assert len(calls) == 4 and all(torch.equal(one, two) for one, two in zip(*results))
+
+
+def test_a_wrapped_projection_is_refused():
+    """It would be run by its weight alone, and what wraps it ignored."""
+    vit = small()
+    vit.blocks[1].attn.qkv = torch.nn.utils.parametrizations.weight_norm(vit.blocks[1].attn.qkv)
+    with pytest.raises(ValueError, match="merge an adapter into it first"):
+        TokenDropViT(vit)
+
+
+def test_maps_are_refused_where_there_is_no_class_token_or_no_square():
+    vit = timm.create_model("vit_tiny_patch16_224", class_token=False, global_pool="avg", **TIMM_SMALL)
+    with pytest.raises(ValueError, match="no class token"):
+        attention_maps(vit, torch.randn(1, 3, 32, 32), 0)
+    with pytest.raises(ValueError, match="images must be square"):
+        attention_maps(small(), torch.randn(1, 3, 16, 32), 0)
+
+
+def test_evaluation_leaves_frozen_parts_frozen():
+    vit = small().train()
+    vit.stem.eval()
+    attention_maps(vit, torch.randn(1, 3, 16, 16), 0)
+    assert vit.training and not vit.stem.training and vit.blocks.training
 
 
 def test_the_readmes_lines_for_ones_own_vit():

@@ -22,7 +22,8 @@ class Batch(NamedTuple):
     """What data hands to a training step.
 
     images: float32 (B, 3, S, S) in [0, 1], not yet mixed. labels: int64 (B,). mix: float32 (S, S), the weight of each
-    image against its partner's, None for no mixing. masks: bool (B, S, S), where the objects are, None if nobody asked.
+    image against its partner's, None for no mixing. masks: bool (B, S, S), where the objects are in the images before
+    mixing, None if nobody asked.
     """
 
     images: Tensor
@@ -35,7 +36,8 @@ class Batches:
     """The batches of a run, each epoch a function of (seed, epoch); images that do not fill a last batch sit out.
 
     split: uint8 images and their labels, on the device that is to make the batches. masks: also give the objects'
-    masks, if the split has them. steps: batches in an epoch.
+    masks, if the split has them. steps: batches in an epoch. Raises ValueError for masks with RandAugment, which moves
+    objects and would leave their masks behind.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class Batches:
         seed: int = 0,
         masks: bool = False,
     ):
+        if masks and augmentation.rand_ops:
+            raise ValueError(f"masks do not follow RandAugment; rand_ops must be 0, got {augmentation.rand_ops}")
         self.split, self.batch_size = split, batch_size
         self.augmentation, self.mixing, self.seed = augmentation, mixing, seed
         self.masks = masks and split.masks is not None

@@ -36,8 +36,13 @@ def test_masks_come_only_where_they_are_asked_for_and_known():
     assert next(Batches(unknown, 8, Augmentation(), masks=True).epoch(0)).masks is None
 
 
+def test_masks_that_would_not_follow_their_objects_are_refused():
+    with pytest.raises(ValueError, match="rand_ops must be 0, got 2"):
+        Batches(masked_split(), 8, Augmentation(rand_ops=2, rand_magnitude=9), masks=True)
+
+
 def test_masks_do_not_change_the_other_draws():
-    split, augmentation = masked_split(), Augmentation(2, True, 1, 9, 0.5)
+    split, augmentation = masked_split(), Augmentation(2, True, erase=0.5)
     with_masks = Batches(split, 8, augmentation, Mixing(0.8, 1.0), masks=True).epoch(1)
     for one, two in zip(with_masks, Batches(split, 8, augmentation, Mixing(0.8, 1.0)).epoch(1)):
         assert all(torch.equal(getattr(one, name), getattr(two, name)) for name in ("images", "labels", "mix"))
