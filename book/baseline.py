@@ -16,7 +16,7 @@
 # `ptd`, trains the same network with fewer tokens.
 #
 # Run all cells as they are: a small model learns generated shapes in minutes on two CPU cores; after its first steps
-# the training prints in how many. To run it on CIFAR-100, or at the published size, hand it one of the files in
+# the training prints an estimate. To run it on CIFAR-100, or at the published size, hand it one of the files in
 # `parameters/`:
 #
 # ```

@@ -23,7 +23,7 @@
 # convolutional networks but no transformers: patch tokens, the class token, attention, the block.
 #
 # Run all cells as they are: a small model learns generated shapes in minutes on two CPU cores; after its first steps
-# the training prints in how many. To run it on CIFAR-100, or at the published size, hand it one of the files in
+# the training prints an estimate. To run it on CIFAR-100, or at the published size, hand it one of the files in
 # `parameters/`:
 #
 # ```
