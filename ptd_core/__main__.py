@@ -25,14 +25,15 @@ def main(arguments: list[str] | None = None) -> int:
                 run_worker(recipe, ranks)
                 return 0
             done = execute(recipe, ranks=ranks)
+            results, folder = done.record.results, done.folder
+            del done  # its trainer must not outlive the processes' group
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # the run has printed where it resumes
-    results = done.record.results
     print(f"test accuracy {results.test_accuracy:.2f} % (last epoch), best on test {results.best_on_test:.2f} %")
-    print(f"records, figures and checkpoints: {done.folder}")
+    print(f"records, figures and checkpoints: {folder}")
     return 0
 
 

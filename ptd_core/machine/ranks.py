@@ -5,6 +5,7 @@ a single process would, and trains on its own shard of it: the run is that of on
 draws of dropout and drop-path. Augmentation is repeated by every rank, which a few devices do not notice.
 """
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -46,6 +47,9 @@ class Ranks:
         try:
             yield ranks
         finally:
+            # Whatever still holds the group, such as a trainer in a circle of references, keeps its threads alive
+            # beyond this, and one that wakes up while Python ends aborts the process.
+            gc.collect()
             dist.destroy_process_group()
 
     @property
