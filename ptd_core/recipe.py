@@ -28,6 +28,7 @@ from ptd_core.data.mixing import Mixing
 from ptd_core.errors import RecipeError
 from ptd_core.model import ViTConfig
 from ptd_core.parameters import explain, numeric_text, read_parameters
+from ptd_core.records.folders import NAME
 from ptd_core.schedule import DropSchedule
 from ptd_core.step import Optimisation
 from ptd_core.token_drop import Keep, TokenDrop
@@ -53,7 +54,7 @@ class Recipe(BaseModel):
         "",
         "name of the run's folder; empty: made from chapter, dataset and settings",
         place=True,
-        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,99})?$",
+        pattern=rf"^({NAME.pattern})?$",
     )
     seed: int = _setting(0, "seed of initialisation, order, augmentation and dropout", ge=0, le=2**31 - 1)
     device: str = _setting(
@@ -153,11 +154,11 @@ class Recipe(BaseModel):
             refuse("mlp_ratio embed_dim", "the MLP would have no hidden unit")
         if self.drop_end < self.drop_start:
             refuse("drop_start drop_end", "drop_end must not come before drop_start")
-        tokens = (self.image_size // self.stem_stride) ** 2
+        tokens = self.vit.patch_tokens
         for name in ("drop_init", "drop_final"):
             if DropSchedule.tokens_at_ratio(getattr(self, name), tokens) < 1:
                 refuse(f"{name} image_size stem_stride", f"of {tokens} patch tokens less than one would be kept")
-        if (self.mixup_alpha or self.cutmix_alpha) and self.batch_size % 2:
+        if self.mixing and self.batch_size % 2:
             refuse("batch_size mixup_alpha cutmix_alpha", "mixing pairs the images of a batch, which must be even")
         if self.subset and self.subset < self.batch_size:
             refuse("subset batch_size", "the training images do not fill one batch")
