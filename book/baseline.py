@@ -111,8 +111,8 @@ print(f"{recipe.run_name}: {recipe.dataset}, {recipe.epochs} epochs, {recipe.vit
 # %%
 from ptd_core.views.maps import sample_figure
 
-dataset = recipe.load_dataset()
-sample_figure(dataset, dataset.train)
+data = recipe.load_dataset()
+sample_figure(data, data.train)
 
 # %% [markdown]
 # Training images are cropped and flipped at random, and by the recipe also distorted (RandAugment), partly erased
@@ -122,10 +122,10 @@ sample_figure(dataset, dataset.train)
 from ptd_core.data.dataset import Split
 from ptd_core.trainer import Trainer
 
-trainer = Trainer(recipe, dataset)
-_images, _labels, *_ = next(trainer.batches.epoch(0))
+trainer = Trainer(recipe, data)
+images, labels, *_ = next(trainer.batches.epoch(0))
 
-sample_figure(dataset, Split((_images[:12].clamp(0, 1) * 255).byte(), _labels[:12]))
+sample_figure(data, Split((images[:12].clamp(0, 1) * 255).byte(), labels[:12]))
 
 # %% [markdown]
 # ## From image to tokens
@@ -179,11 +179,11 @@ block_figure(recipe.vit.patch_tokens, max(1, recipe.vit.patch_tokens // 2))
 # %%
 from ptd_core.cost import cost
 
-_price = cost(recipe.vit, len(dataset.classes))
-_parameters = sum(p.numel() for p in trainer.model.parameters())
-_tokens = 1 + recipe.vit.patch_tokens
-print(f"{_parameters:,} parameters, {recipe.depth} blocks, {recipe.num_heads} heads, {_tokens} tokens")
-print(f"{_price.forward / 1e9:.4f} GFLOP an image forward, {_price.training / 1e9:.4f} in training")
+price = cost(recipe.vit, len(data.classes))
+parameters = sum(p.numel() for p in trainer.model.parameters())
+tokens = 1 + recipe.vit.patch_tokens
+print(f"{parameters:,} parameters, {recipe.depth} blocks, {recipe.num_heads} heads, {tokens} tokens")
+print(f"{price.forward / 1e9:.4f} GFLOP an image forward, {price.training / 1e9:.4f} in training")
 
 # %% [markdown]
 # ## Training
@@ -195,7 +195,7 @@ print(f"{_price.forward / 1e9:.4f} GFLOP an image forward, {_price.training / 1e
 # %%
 from ptd_core.run import execute
 
-done = execute(recipe, dataset=dataset)
+done = execute(recipe, dataset=data)
 
 # %%
 notebook.results(done)
@@ -210,10 +210,10 @@ from ptd_core.views.curves import accuracy_figure, loss_figure, lr_figure
 accuracy_figure(done.records, done.stamp)
 
 # %%
-_last = done.records[-1]
+last = done.records[-1]
 print(
-    f"After {len(done.records)} epochs {_last.headline:.2f} % of the test images are right; on clean training images "
-    f"{_last.clean_train_accuracy:.2f} %: a gap of {_last.clean_train_accuracy - _last.headline:+.2f} points."
+    f"After {len(done.records)} epochs {last.headline:.2f} % of the test images are right; on clean training images "
+    f"{last.clean_train_accuracy:.2f} %: a gap of {last.clean_train_accuracy - last.headline:+.2f} points."
 )
 
 # %% [markdown]

@@ -149,8 +149,8 @@ drop_figure(recipe.schedule, recipe.epochs, recipe.vit.patch_tokens)
 # %%
 from ptd_core.chapter import widgets
 
-dataset = recipe.load_dataset()
-widgets.drop_explorer(recipe, len(dataset.classes))
+data = recipe.load_dataset()
+widgets.drop_explorer(recipe, len(data.classes))
 
 # %% [markdown]
 # ## The images
@@ -160,13 +160,13 @@ widgets.drop_explorer(recipe, len(dataset.classes))
 # %%
 from ptd_core.views.maps import sample_figure
 
-sample_figure(dataset, dataset.train)
+sample_figure(data, data.train)
 
 # %%
 print(f"Each image of {recipe.image_size} x {recipe.image_size} pixels becomes {recipe.vit.patch_tokens} patch tokens,")
 print(
-    f"one for every {recipe.stem_stride} x {recipe.stem_stride} pixels; {len(dataset.classes)} classes, "
-    f"{len(dataset.train):,} training and {len(dataset.test):,} test images."
+    f"one for every {recipe.stem_stride} x {recipe.stem_stride} pixels; {len(data.classes)} classes, "
+    f"{len(data.train):,} training and {len(data.test):,} test images."
 )
 
 # %% [markdown]
@@ -224,18 +224,18 @@ notebook.show_code(TokenDropViT.forward_features, TokenDropViT._drop)
 # %%
 from ptd_core.cost import cost, run_training_cost
 
-_whole = cost(recipe.vit, len(dataset.classes)).training
-_rows = []
-for _ratio in (0.0, 0.1, 0.2, 0.35, 0.5):
-    _keep = max(1, DropSchedule.tokens_at_ratio(_ratio, recipe.vit.patch_tokens))
-    _part = cost(recipe.vit, len(dataset.classes), recipe.token_drop, (_keep,)).training
-    _rows.append([_ratio, _keep, f"{_part / 1e9:.4f}", f"{_part / _whole:.3f}", f"{_whole / _part:.3f}x"])
-notebook.table(["drop ratio", "tokens kept", "training GFLOP an image", "share", "predicted speed-up"], _rows)
+whole = cost(recipe.vit, len(data.classes)).training
+rows = []
+for ratio in (0.0, 0.1, 0.2, 0.35, 0.5):
+    keep = max(1, DropSchedule.tokens_at_ratio(ratio, recipe.vit.patch_tokens))
+    part = cost(recipe.vit, len(data.classes), recipe.token_drop, (keep,)).training
+    rows.append([ratio, keep, f"{part / 1e9:.4f}", f"{part / whole:.3f}", f"{whole / part:.3f}x"])
+notebook.table(["drop ratio", "tokens kept", "training GFLOP an image", "share", "predicted speed-up"], rows)
 
 # %%
-_with, _without = run_training_cost(recipe.vit, len(dataset.classes), recipe.token_drop, recipe.keeps)
-print(f"over this run's {recipe.epochs} epochs: {100 * (1 - _with / _without):.1f} % of the operations saved,")
-print(f"so operations predict training {_without / _with:.3f}x faster")
+with_drop, without = run_training_cost(recipe.vit, len(data.classes), recipe.token_drop, recipe.keeps)
+print(f"over this run's {recipe.epochs} epochs: {100 * (1 - with_drop / without):.1f} % of the operations saved,")
+print(f"so operations predict training {without / with_drop:.3f}x faster")
 
 # %% [markdown]
 # The work falls more slowly than the tokens: the stem, the keys and values of the drop block, and every epoch before
@@ -254,7 +254,7 @@ print(f"so operations predict training {_without / _with:.3f}x faster")
 # %%
 from ptd_core.run import execute
 
-done = execute(recipe, dataset=dataset)
+done = execute(recipe, dataset=data)
 
 # %%
 notebook.results(done)
@@ -277,10 +277,10 @@ from ptd_core.views.curves import accuracy_figure, loss_figure, lr_figure
 accuracy_figure(done.records, done.stamp)
 
 # %%
-_last = done.records[-1]
+last = done.records[-1]
 print(
-    f"After {len(done.records)} epochs {_last.headline:.2f} % of the test images are right; on clean training images "
-    f"{_last.clean_train_accuracy:.2f} %: a gap of {_last.clean_train_accuracy - _last.headline:+.2f} points."
+    f"After {len(done.records)} epochs {last.headline:.2f} % of the test images are right; on clean training images "
+    f"{last.clean_train_accuracy:.2f} %: a gap of {last.clean_train_accuracy - last.headline:+.2f} points."
 )
 
 # %% [markdown]
@@ -305,8 +305,8 @@ lr_figure(done.records, done.stamp)
 # (`shapes` does), its outline is red.
 
 # %%
-_keep = done.records[-1].kept_tokens
-notebook.saliency(done, block=recipe.drop_block, keep=_keep)
+keep = done.records[-1].kept_tokens
+notebook.saliency(done, block=recipe.drop_block, keep=keep)
 
 # %% [markdown]
 # Pictures persuade easily, so here is a number for them, where the truth is known: how much of the object lies under
@@ -314,7 +314,7 @@ notebook.saliency(done, block=recipe.drop_block, keep=_keep)
 # diagonal.
 
 # %%
-notebook.coverage(done, keep=_keep)
+notebook.coverage(done, keep=keep)
 
 # %% [markdown]
 # A curve above the diagonal means that saliency prefers the object. In block 0 the class token has not seen the image

@@ -1,9 +1,13 @@
 """Values of parameters from outside: YAML files of `name: value` lines, and what is wrong with values, in words."""
 
 import difflib
+import numbers
+import os
 import re
+import sys
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -12,6 +16,8 @@ from pydantic.fields import FieldInfo
 from ptd_core.errors import RecipeError
 
 MAX_BYTES = 100_000  # the longest file of this project has 2,000
+_TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_SURPRISE = re.compile(r"[-+]?(0[0-9_]+|[0-9_]+(:[0-9._]+)+)")  # octal and sexagesimal numbers
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -23,6 +29,13 @@ class _Loader(yaml.SafeLoader):
             event = self.peek_event()
             raise yaml.YAMLError(f"alias *{event.anchor} in line {event.start_mark.line + 1}; write the value itself")
         return super().compose_node(parent, index)
+
+
+# papermill's reading: a date is text
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
@@ -63,6 +76,8 @@ def _read_lines(path: Path, loader: _Loader) -> dict[str, Any]:
             raise RecipeError(f"{path}: {name} is given twice, in lines {lines[name]} and {line}; keep one of them")
         try:
             values[name], lines[name] = loader.construct_object(value, deep=True), line
+            if value.tag.endswith((":int", ":float")) and _SURPRISE.fullmatch(value.value):
+                raise ValueError(f"YAML takes {value.value} for {values[name]}; write the number itself")
         except yaml.MarkedYAMLError as error:
             raise RecipeError(f"{path}, line {line}: {name} has a value that is not plain: {error.problem}") from None
         except Exception as error:  # 2026-99-99, 5,000 digits, !!float '': PyYAML leaves such errors to its callers
@@ -70,11 +85,60 @@ def _read_lines(path: Path, loader: _Loader) -> dict[str, Any]:
     return values
 
 
-def numeric_text(value: Any) -> Any:
-    """A number where a text spells one, such as the `4e-4` that YAML 1.1 takes for text; else the value as it came."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        return float(value)
+def plain(value: Any) -> Any:
+    """Numbers and paths of other types as Python's own: NumPy and torch scalars, Decimal, Fraction, Path.
+
+    Anything else comes back as it is, for the strict check to refuse.
+    """
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # NumPy's and torch's scalars
+        value = value.item()
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, (numbers.Real, Decimal)):
+        return value
+    try:
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    except (ValueError, OverflowError):
+        return value
+
+
+def fitted(value: Any, kind: Any) -> Any:
+    """`value` as the parameter's type, where it can only mean one thing; else as it came.
+
+    YAML 1.1, which papermill reads too, takes `4e-4` and `1e1` for text and `off`, `no`, `on` and `yes` for truth
+    values; papermill's `-p flip false` hands over text.
+    """
+    value = plain(value)
+    text = value.strip() if isinstance(value, str) else ""
+    if kind in (int, float) and _NUMBER.fullmatch(text):
+        value = float(text) if kind is float or not text.lstrip("+-").isdecimal() else int(text)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is bool and text.lower() in _TRUTHS:
+        return _TRUTHS[text.lower()]
+    if isinstance(value, bool) and kind is not bool:
+        meant = [word for word in get_args(kind) if _TRUTHS.get(word) is value]
+        return meant[0] if len(meant) == 1 else value
     return value
+
+
+def expanded(path: str) -> str:
+    """A path with `~`, `$HOME` and other variables of the environment replaced.
+
+    Raises ValueError for unknown ones, control characters, and what the file system's encoding has no bytes for.
+    """
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError(f"has a character that this system's encoding, {sys.getfilesystemencoding()}, lacks") from None
+    if re.search(r"[\x00-\x1f\x7f]", path):
+        raise ValueError("must not have control characters")
+    whole = os.path.expanduser(os.path.expandvars(path))
+    if whole.startswith("~") or re.search(r"\$(\w+|\{\w+\})", whole):
+        raise ValueError("names a user or a variable of the environment that does not exist here")
+    return whole
 
 
 def explain(error: ValidationError, source: str, fields: dict[str, FieldInfo]) -> str:
@@ -87,7 +151,7 @@ def explain(error: ValidationError, source: str, fields: dict[str, FieldInfo]) -
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
             lines.append(f"{name} = {_short(item['input'])} is not a parameter; {hint}")
         elif name in fields:
-            allowed = item["msg"].removeprefix("Input ").removeprefix("String ")
+            allowed = item["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value error, ")
             lines.append(f"{name} {allowed}; got {_short(item['input'])} ({fields[name].description})")
         else:  # from the check of all values together
             lines.append(item["msg"].removeprefix("Value error, "))

@@ -27,14 +27,13 @@ from ptd_core.data.load import load
 from ptd_core.data.mixing import Mixing
 from ptd_core.errors import RecipeError
 from ptd_core.model import ViTConfig
-from ptd_core.parameters import explain, numeric_text, read_parameters
+from ptd_core.parameters import expanded, explain, fitted, read_parameters
 from ptd_core.records.folders import NAME
 from ptd_core.schedule import DropSchedule
 from ptd_core.step import Optimisation
 from ptd_core.token_drop import Keep, TokenDrop
 
 _PLACE = {"place": True}  # says where a run reads, writes and computes; not what it computes
-_PATH = r"^[^\x00-\x1f\x7f]*$"  # no control characters
 
 
 def _setting(default, help, *, place=False, **bounds):
@@ -72,16 +71,14 @@ class Recipe(BaseModel):
     compilation: Literal["auto", "off", "inductor", "cudagraphs"] = _setting(
         "auto", "auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on CUDA, off elsewhere", place=True
     )
-    out_dir: str = _setting("", "folder that receives runs/; empty: the project's own", place=True, pattern=_PATH)
+    out_dir: str = _setting("", "folder that receives runs/; empty: the project's own", place=True)
     checkpoint_every: int = _setting(1, "epochs between checkpoints", place=True, ge=1, le=100_000)
 
     # data
     dataset: Literal["shapes", "cifar100", "cifar10", "folder"] = _setting(
         "shapes", "shapes (generated), cifar100, cifar10 or folder (class folders of images)"
     )
-    data_dir: str = _setting(
-        "data", "where the dataset lies; shapes needs none", place=True, min_length=1, pattern=_PATH
-    )
+    data_dir: str = _setting("data", "where the dataset lies; shapes needs none", place=True, min_length=1)
     download: bool = _setting(True, "let torchvision download an absent CIFAR", place=True)
     image_size: int = _setting(32, "image side in pixels; CIFAR has 32", ge=8, le=512)
     subset: int = _setting(4000, "training images, class-balanced; 0: all", ge=0, le=10**9)
@@ -131,8 +128,13 @@ class Recipe(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _numbers_in_text(cls, value: Any, info: ValidationInfo) -> Any:
-        return numeric_text(value) if cls.model_fields[info.field_name].annotation is float else value
+    def _as_its_type(cls, value: Any, info: ValidationInfo) -> Any:
+        return fitted(value, cls.model_fields[info.field_name].annotation)
+
+    @field_validator("out_dir", "data_dir")
+    @classmethod
+    def _whole_path(cls, path: str) -> str:
+        return expanded(path)
 
     # what the values say together
 

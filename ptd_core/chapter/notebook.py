@@ -7,42 +7,26 @@ from IPython.display import Code, Markdown
 from matplotlib.figure import Figure
 
 from ptd_core.chapter.claims import claims_markdown
+from ptd_core.chapter.namespace import names, read_recipe
 from ptd_core.cost import run_training_cost
-from ptd_core.errors import RecipeError
 from ptd_core.evaluate import attention_maps
 from ptd_core.progress import duration
-from ptd_core.recipe import Recipe
 from ptd_core.run import Run
 from ptd_core.saliency import kept_mask, object_coverage
 from ptd_core.views.maps import coverage_figure, saliency_figure
 from ptd_core.views.style import save_figure
 
-_PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
-
-
-def names(namespace: dict) -> set[str]:
-    """The names that exist before the parameters cell; whatever plain value comes after is meant as a parameter."""
-    return set(namespace)
-
-
-def read_recipe(namespace: dict, before: set[str], chapter: str) -> Recipe:
-    """The recipe that a chapter's parameters cell, and the cell that papermill puts after it, have spelt out.
-
-    papermill only warns of unknown names; here they stop the chapter. Raises RecipeError for these, for
-    values that are not allowed, and in the chapter "baseline" for token drop.
-    """
-    values = {
-        name: value
-        for name, value in namespace.items()
-        if name not in before and not name.startswith("_") and isinstance(value, _PLAIN)
-    }
-    recipe = Recipe.from_values(values, source="parameters")
-    if chapter == "baseline" and recipe.chapter != "baseline":
-        raise RecipeError(
-            f"parameters: drop_init = {recipe.drop_init}, drop_final = {recipe.drop_final}: this chapter trains with "
-            "all tokens; set both to 0, or use the chapter ptd"
-        )
-    return recipe
+__all__ = [
+    "claims",
+    "coverage",
+    "names",
+    "read_recipe",
+    "results",
+    "saliency",
+    "show_code",
+    "table",
+    "time_saved",
+]
 
 
 def show_code(*functions: Callable) -> Code:

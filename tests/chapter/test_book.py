@@ -91,17 +91,27 @@ def test_chapter_runs_from_the_root_and_from_its_folder(chapter, folder, tmp_pat
     assert {f"{chapter}_saliency_explorer.html", *(["ptd_schedule_explorer.html"] * (chapter == "ptd"))} <= made
 
 
-def test_reading_the_parameters_again_after_the_last_cell_finds_nothing_new(tmp_path):
-    """Readers change a parameter and run again from there: names that later cells made must not be in the way."""
-    book = chapter_notebook("ptd")
-    book.cells.append(
-        nbformat.v4.new_code_cell('assert notebook.read_recipe(globals(), before, chapter="ptd") == recipe')
+def test_run_all_twice_in_one_kernel_trains_what_the_cells_say_then(tmp_path):
+    """The second time with other values in the parameters cell; then the recipe is read once more from there on."""
+    book, again = chapter_notebook("ptd"), chapter_notebook("ptd")
+    for cell in again.cells:
+        cell["id"] += "-again"
+    (cell,) = [cell for cell in again.cells if "parameters" in cell.metadata.get("tags", [])]
+    cell.metadata.tags = []
+    cell.source = parameters_cell(
+        **{**TINY, "out_dir": str(tmp_path), "epochs": 2, "drop_final": 0.2, "drop_hold": False}
     )
-    nbformat.write(book, tmp_path / "again.ipynb")
+    last = nbformat.v4.new_code_cell(
+        f"{cell.source}\nassert notebook.read_recipe(globals(), before, chapter='ptd') == recipe == done.recipe\n"
+        "assert (recipe.epochs, recipe.drop_final, recipe.drop_hold, len(done.records)) == (2, 0.2, False, 2)"
+    )
+    book.cells += [*again.cells, last]
+    nbformat.write(book, tmp_path / "twice.ipynb")
     parameters = {**TINY, "out_dir": str(tmp_path), "epochs": 1}
     papermill.execute_notebook(
-        tmp_path / "again.ipynb", tmp_path / "out.ipynb", parameters=parameters, progress_bar=False
+        tmp_path / "twice.ipynb", tmp_path / "out.ipynb", parameters=parameters, progress_bar=False
     )
+    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
