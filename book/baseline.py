@@ -58,6 +58,7 @@ attention: str = "auto"  # auto, fused or explicit; auto: explicit for bf16 on t
 compilation: str = "auto"  # auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on CUDA, off elsewhere
 out_dir: str = ""  # folder that receives runs/; empty: the project's own
 checkpoint_every: int = 1  # epochs between checkpoints
+checkpoint_seconds: float = 60.0  # seconds of training between checkpoints within an epoch; 0: none
 dataset: str = "shapes"  # shapes (generated), cifar100, cifar10 or folder (class folders of images)
 data_dir: str = "data"  # where the dataset lies; shapes needs none
 download: bool = True  # let torchvision download an absent CIFAR

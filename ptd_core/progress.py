@@ -52,7 +52,7 @@ class Progress:
         if not self._show_bar:
             return
         if self._bar is None:
-            self._bar = tqdm(total=steps, desc=f"epoch {epoch}", unit="step", leave=False)
+            self._bar = tqdm(total=steps, desc=f"epoch {epoch + 1}", unit="step", leave=False)
         self._bar.update(done - self._bar.n)
         if done == steps:
             self.close()
@@ -161,5 +161,5 @@ def standing(trainer: Trainer, found: Checkpoint | None) -> list[str]:
 def position(trainer: Trainer) -> str:
     """The next step of a trainer, in words."""
     if trainer.partial is None:
-        return f"epoch {trainer.next_epoch} (counted from 0)"
-    return f"epoch {trainer.next_epoch}, step {trainer.partial.step} of {trainer.steps_per_epoch} (counted from 0)"
+        return f"epoch {trainer.next_epoch + 1}"
+    return f"epoch {trainer.next_epoch + 1}, after step {trainer.partial.step} of {trainer.steps_per_epoch}"

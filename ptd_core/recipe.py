@@ -73,6 +73,9 @@ class Recipe(BaseModel):
     )
     out_dir: str = _setting("", "folder that receives runs/; empty: the project's own", place=True)
     checkpoint_every: int = _setting(1, "epochs between checkpoints", place=True, ge=1, le=100_000)
+    checkpoint_seconds: float = _setting(
+        60.0, "seconds of training between checkpoints within an epoch; 0: none", place=True, ge=0, le=10**6
+    )
 
     # data
     dataset: Literal["shapes", "cifar100", "cifar10", "folder"] = _setting(

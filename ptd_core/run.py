@@ -22,11 +22,11 @@ from ptd_core.model import HybridViT
 from ptd_core.progress import Estimate, Progress, describe, position, standing
 from ptd_core.recipe import Recipe
 from ptd_core.records import history, run_record
-from ptd_core.records.checkpoint import Checkpoint, Checkpoints
+from ptd_core.records.checkpoint import Checkpoint, Checkpoints, Interval
 from ptd_core.records.folders import RunFolder
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.ledger import time_ledger
-from ptd_core.records.run_record import ModelFacts, Results, RunRecord, Times, refuse_other_settings
+from ptd_core.records.run_record import ModelFacts, Results, RunRecord, Times, refuse_other_data, refuse_other_settings
 from ptd_core.records.stamp import stamp
 from ptd_core.trainer import Probe, Trainer, build_model
 from ptd_core.views.curves import save_run_figures
@@ -85,6 +85,9 @@ def execute(
             if theirs is not None:  # nothing of another recipe is overwritten
                 refuse_other_settings(recipe.settings(), theirs, folder.path)
         dataset = dataset or recipe.load_dataset()
+        for theirs in (record and record.data, found and found.data):
+            if theirs is not None:
+                refuse_other_data(dataset.digest, theirs, folder.path)
         ranks.broadcast(found and found.trainer)
         trainer = Trainer(recipe, dataset, ranks, probes)
         folder.create()  # only now: a refusal above leaves no folder behind
@@ -157,15 +160,19 @@ def _train(
     progress: Progress,
     interrupt: Interrupt,
 ) -> None:
-    """Train to the end; `records` grows. What a killed process loses is at most checkpoint_every epochs of time."""
+    """Train to the end; `records` grows. A killed process loses what came after its last checkpoint."""
     recipe, estimate, origin = trainer.recipe, Estimate(trainer, progress), stamp(trainer.device)
+    within = Interval(recipe.checkpoint_seconds)
 
     def on_step(epoch: int, done: int, steps: int) -> None:
         progress.step(epoch, done, steps)
         estimate(epoch, done)
+        if done < steps and within.over:
+            with within.timed():
+                checkpoints.save(checkpoint())
 
     def checkpoint() -> Checkpoint:
-        return Checkpoint(trainer.state_dict(), records, recipe.settings(), origin)
+        return Checkpoint(trainer.state_dict(), records, recipe.settings(), trainer.dataset.digest, origin)
 
     try:
         for record in trainer.epochs(on_step, stop_check(interrupt, trainer)):
@@ -182,7 +189,8 @@ def _train(
             if len(records) % recipe.checkpoint_every == 0 or trainer.next_epoch == recipe.epochs:
                 history.write_csv(records, history.history_file(folder, recipe.chapter))
                 checkpoints.save_weights(checkpoints.weights, trainer.headline.state_dict(), description)
-                checkpoints.save(checkpoint())
+                with within.timed():
+                    checkpoints.save(checkpoint())
     except Stopped:
         checkpoints.save(checkpoint())
         if records:
@@ -208,6 +216,7 @@ def _record(trainer: Trainer, records: list[EpochRecord], seconds: float | None 
         seed=recipe.seed,
         finished=seconds is not None,
         recipe=recipe.settings(),
+        data=trainer.dataset.digest,
         **stamp(trainer.device),
         precision=trainer.path.precision,
         attention=trainer.path.attention,

@@ -57,7 +57,7 @@ class Trainer:
         ranks: Ranks = Ranks(),  # noqa: B008  frozen
         probes: tuple[Probe, ...] = (),
     ):
-        self.recipe = recipe
+        self.recipe, self.dataset = recipe, dataset
         self.ranks = ranks
         self.probes = probes
         ranks.check_batch_size(recipe.batch_size)
@@ -69,6 +69,7 @@ class Trainer:
         self.classes = len(dataset.classes)
         self.train = dataset.train.to(self.device)
         self.test = dataset.test.to(self.device)
+        self._clean = self.train.part(len(self.test))
         self.batches = Batches(self.train, recipe.batch_size, recipe.augmentation, recipe.mixing, seed=recipe.seed)
         self.steps_per_epoch = self.batches.steps
         if not self.steps_per_epoch:
@@ -145,9 +146,8 @@ class Trainer:
             self.partial = PartialEpoch.begin(self.steps_per_epoch, self.device)
         compile_seconds = self._prepare(keep)
         synchronize(self.device)
-        start = time.perf_counter() - self.partial.seconds
         loss, accuracy, lr = self._train(epoch, keep, on_step)
-        train_seconds = time.perf_counter() - start
+        train_seconds = self.partial.seconds
         start = time.perf_counter()
         evaluates = self.evaluates(epoch)
         evaluation = self._evaluate_all() if evaluates else dict.fromkeys(_EVALUATED, NAN)
@@ -203,7 +203,9 @@ class Trainer:
                 _check_finite(partial.losses[: step + 1], epoch)
             partial.step, partial.seconds = step + 1, time.perf_counter() - start
             if on_step:
+                asked = time.perf_counter()
                 on_step(epoch, step + 1, steps)
+                start += time.perf_counter() - asked  # printing and saving are not training
             self._may_stop()
         lr = self._set_lr((epoch + 1) * steps - 1)  # the last step's, also if all steps were done before
         return partial.losses.mean().item(), 100 * partial.correct.item() / (steps * recipe.batch_size), lr
@@ -229,7 +231,7 @@ class Trainer:
     def _evaluate_all(self) -> dict[str, float]:
         test = self.evaluate(self.model, self.test)
         ema_test = self.evaluate(self.averaged.module, self.test) if self.averaged else (NAN, NAN)
-        _, clean = self.evaluate(self.headline, self.train.first(len(self.test)))
+        _, clean = self.evaluate(self.headline, self._clean)
         return dict(zip(_EVALUATED, (clean, *test, *ema_test)))
 
     def evaluated_images(self) -> int:
@@ -245,6 +247,6 @@ def _check_finite(losses: Tensor, epoch: int) -> None:
     if not finite.all():
         step = int((~finite).nonzero()[0])
         raise TrainingError(
-            f"the loss is {losses[step].item()} at epoch {epoch}, step {step} (both counted from 0); "
+            f"the loss is {losses[step].item()} at epoch {epoch + 1}, step {step + 1}; "
             "what was recorded until the epoch before is kept. A smaller lr or a smaller grad_clip usually helps"
         )

@@ -10,7 +10,7 @@ import torch
 from ptd_core.errors import OutputError
 from ptd_core.model import HybridViT
 from ptd_core.progress import Progress
-from ptd_core.records import files
+from ptd_core.records import checkpoint, files
 from ptd_core.run import execute
 
 
@@ -33,9 +33,10 @@ class Halves(io.FileIO):
         return len(content)
 
 
-def run_and_count(recipe, counter, kill_at):
+def run_and_count(recipe, counter, kill_at, share):
     """Execute a run, counting events in shared memory; SIGKILL this process when they reach `kill_at`."""
     torch.set_num_threads(1)
+    checkpoint.SHARE = share
 
     def tick():
         counter.value += 1

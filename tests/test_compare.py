@@ -22,7 +22,7 @@ RECORD = EpochRecord(0, 1e-3, 0.1, 41, 2.5, 30.0, 44.0, 2.2, 40.0, 2.1, 42.5, 10
 def record(run, seed, accuracy, drop=0.0, finished=True):
     return RunRecord(
         run=run, chapter="ptd" if drop else "baseline", seed=seed, finished=finished,
-        recipe={"seed": seed, "drop_final": drop}, device="D", versions={"torch": "2"}, commit="abc",
+        recipe={"seed": seed, "drop_final": drop}, data="0f", device="D", versions={"torch": "2"}, commit="abc",
         precision="fp32", attention="fused", compilation="off", processes=1, made="2026-01-01",
         model=ModelFacts(parameters=1, training_flops_per_image=1, predicted_speedup=1.0), epochs=1,
         results=Results(

@@ -101,7 +101,7 @@ def test_stopped_run_is_resumed_where_it_stood(tiny, tmp_path):
         execute(stopped, StopAfterFirst())
     progress = Lines()
     resumed = execute(stopped, progress)
-    assert any("is resumed from epoch 1" in line for line in progress.printed)
+    assert any("is resumed from epoch 2" in line for line in progress.printed)
     assert [r.test_loss for r in resumed.records] == [r.test_loss for r in whole.records]
     for one, two in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()):
         assert torch.equal(one, two)

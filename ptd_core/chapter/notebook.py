@@ -87,8 +87,8 @@ def _times(value: float | None) -> str:
 
 
 def saliency(run: Run, block: int, keep: int, count: int = 8) -> Figure:
-    """Saliency maps of the first test images in one block, and the `keep` tokens of highest saliency; also saved."""
-    shown = run.trainer.test.first(count)
+    """Saliency maps of a few test images in one block, and the `keep` tokens of highest saliency; also saved."""
+    shown = run.trainer.test.part(count)
     inputs = run.trainer.normalise(shown.images.float() / 255)
     answers = run.model(inputs).argmax(1).tolist()
     names = run.dataset.classes
@@ -102,8 +102,8 @@ def saliency(run: Run, block: int, keep: int, count: int = 8) -> Figure:
 
 
 def coverage(run: Run, keep: int, count: int = 1000) -> Figure | Markdown:
-    """How much of the objects lies under kept tokens, on the first test images; a sentence where nobody knows."""
-    shown = run.trainer.test.first(count)
+    """How much of the objects lies under kept tokens, on a part of the test images; a sentence where nobody knows."""
+    shown = run.trainer.test.part(count)
     if shown.masks is None:
         return Markdown(f"*{run.dataset.name}* does not show where its objects are; *shapes* does.")
     inputs = run.trainer.normalise(shown.images.float() / 255)

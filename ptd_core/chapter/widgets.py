@@ -37,7 +37,7 @@ def saliency_explorer(run: Run, others: dict[str, HybridViT] | None = None) -> H
     Writes this page, and in the chapter ptd that of `drop_explorer`, beside the run's figures.
     """
     models = _models(run, others or {})
-    shown = run.trainer.test.first(images_that_fit(run.recipe, len(models)))
+    shown = run.trainer.test.part(images_that_fit(run.recipe, len(models)))
     names = [run.dataset.classes[label] for label in shown.labels.tolist()]
     page = _saliency_page(run, Shown(shown, names, [True] * len(names)), models)
     file = run.folder / f"{run.recipe.chapter}_saliency_explorer.html"

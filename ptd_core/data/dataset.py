@@ -4,7 +4,9 @@ Sources (`shapes`, `cifar`, `image_folder`) import this file; `load` imports the
 Shapes of arrays: n images, 3 channels, S pixels a side.
 """
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -31,9 +33,19 @@ class Split:
         """The images and labels on a device; masks stay where they are, few ask for them."""
         return Split(self.images.to(device), self.labels.to(device), self.masks)
 
-    def first(self, count: int) -> "Split":
-        """The first `count` images, or all of them if there are fewer."""
-        return Split(self.images[:count], self.labels[:count], None if self.masks is None else self.masks[:count])
+    def part(self, count: int) -> "Split":
+        """`count` images that stand for the whole: fixed, drawn at random, as balanced over the classes as can be.
+
+        All of them, in their own order, if there are no more. A smaller part is the beginning of a larger one.
+        """
+        if count >= len(self):
+            return self
+        labels = self.labels.cpu().numpy()
+        order = np.random.default_rng(0).permutation(len(labels))
+        order = order[np.argsort(rank_in_class(labels[order]), kind="stable")[:count]]
+        chosen = torch.from_numpy(order)
+        there = chosen.to(self.images.device)
+        return Split(self.images[there], self.labels[there], None if self.masks is None else self.masks[chosen])
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,27 @@ class Dataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the classes' names and of all images and labels: which data this is, wherever it
+        lies."""
+        whole = hashlib.sha256(repr(self.classes).encode(errors="surrogateescape"))
+        for split in (self.train, self.test):
+            for array in (split.images, split.labels):
+                whole.update(repr(tuple(array.shape)).encode())
+                for chunk in array.split(4096):
+                    whole.update(chunk.contiguous().numpy())
+        return whole.hexdigest()[:16]
+
+
+def rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """int (n,) -> int64 (n,): 0 for the first image of its class, 1 for the second, ..."""
+    counts = np.bincount(labels)
+    by_class = np.argsort(labels, kind="stable")
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rank
+
 
 def balanced_subset(labels: np.ndarray, size: int, classes: int, what: str) -> np.ndarray:
     """Indices, ascending, of `size` images whose class counts differ by at most one; all images if size is 0.
@@ -64,10 +97,7 @@ def balanced_subset(labels: np.ndarray, size: int, classes: int, what: str) -> n
         return np.arange(len(labels))
     check_subset_size(size, len(labels), classes, what)
     counts = np.bincount(labels, minlength=classes)
-    starts = np.cumsum(counts) - counts
-    by_class = np.argsort(labels, kind="stable")
-    rank = np.empty(len(labels), dtype=np.int64)  # 0 for the first image of its class, 1 for the second, ...
-    rank[by_class] = np.arange(len(labels)) - np.repeat(starts, counts)
+    rank = rank_in_class(labels)
 
     whole, extra = divmod(size, classes)
     chosen = rank < whole

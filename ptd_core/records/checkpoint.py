@@ -9,7 +9,9 @@ import hashlib
 import io
 import os
 import struct
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,8 @@ from ptd_core.errors import OutputError
 from ptd_core.records.files import sync_folder, write_atomically
 from ptd_core.records.history import EpochRecord
 
-FORMAT = 1
+FORMAT = 2
+SHARE = 0.01  # of the time, at most, goes into checkpoints within epochs
 _DIGEST_BYTES = 64
 
 
@@ -29,12 +32,14 @@ _DIGEST_BYTES = 64
 class Checkpoint:
     """A trainer's state (see `Trainer.state_dict`), the records of its finished epochs, and what they belong to.
 
-    recipe: its settings, as `Recipe.settings()` gives them. stamp: device and versions that the state comes from.
+    recipe: its settings, as `Recipe.settings()` gives them. data: `Dataset.digest` of its data. stamp: device and
+    versions that the state comes from.
     """
 
     trainer: dict
     records: list[EpochRecord]
     recipe: dict
+    data: str
     stamp: dict
 
 
@@ -141,6 +146,29 @@ class Checkpoints:
             os.replace(self.last, self.previous)
         os.replace(self.new, self.last)
         sync_folder(self.last.parent)
+
+
+class Interval:
+    """Time between checkpoints: `seconds`, or longer, so that saving takes no more than SHARE of the time.
+
+    seconds: 0 for never.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic):
+        self.seconds, self.clock = seconds, clock
+        self.wait, self.since = seconds, clock()
+
+    @property
+    def over(self) -> bool:
+        return self.seconds > 0 and self.clock() - self.since >= self.wait
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Around a save: begins the next interval, and makes it longer if saving is slow."""
+        start = self.clock()
+        yield
+        self.since = self.clock()
+        self.wait = max(self.seconds, (self.since - start) / SHARE)
 
 
 def _digest(body: bytes) -> bytes:

@@ -70,7 +70,8 @@ class Times(_Part):
 class RunRecord(_Part):
     """What a run's run.json holds.
 
-    recipe: the settings that decide the result, as `Recipe.settings()` gives them. device, versions, commit: where the
+    recipe: the settings that decide the result, as `Recipe.settings()` gives them. data: `Dataset.digest` of the
+    images. device, versions, commit: where the
     results come from, see `stamp`. precision, attention, compilation: what "auto" became. results: None before the
     first evaluated epoch. finished: whether all epochs of the recipe are done; everything else that stands beside the
     file was then written before it.
@@ -81,6 +82,7 @@ class RunRecord(_Part):
     seed: int
     finished: bool
     recipe: dict[str, Any]
+    data: str
     device: str
     versions: dict[str, str | None]
     commit: str | None
@@ -130,6 +132,15 @@ def refuse_other_settings(mine: dict[str, Any], theirs: dict[str, Any], folder: 
         raise OutputError(
             f"{folder}: holds a run with another recipe ({listed}); choose another name with run=NAME, "
             "another out_dir, or delete that folder"
+        )
+
+
+def refuse_other_data(mine: str, theirs: str, folder: Path) -> None:
+    """Raises OutputError if the run in `folder` has other data, by `Dataset.digest`, than `mine`."""
+    if mine != theirs:
+        raise OutputError(
+            f"{folder}: holds a run on other images (their digest is {theirs}, that of this data {mine}); choose "
+            "another name with run=NAME, another out_dir, or delete that folder"
         )
 
 

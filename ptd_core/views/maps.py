@@ -16,7 +16,8 @@ from ptd_core.views.style import BLUE, RED, new_figure, styled
 
 @styled
 def sample_figure(dataset: Dataset, split: Split, count: int = 12, stamp: str = "") -> Figure:
-    """The first images of a split with their class names."""
+    """A few images of a split, of as many classes as can be, with their class names."""
+    split = split.part(count)
     figure = new_figure(stamp, (7.4, 1.5 * -(-count // 6)))
     for axes, image, label in zip(figure.subplots(-(-count // 6), 6).flat, split.images, split.labels):
         _show(axes, image)

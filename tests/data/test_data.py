@@ -1,5 +1,6 @@
 """Choosing a dataset and a subset of it."""
 
+import dataclasses
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from ptd_core import paths
-from ptd_core.data.dataset import balanced_subset, pixel_statistics
+from ptd_core.data.dataset import Split, balanced_subset, pixel_statistics
 from ptd_core.data.load import load
 from ptd_core.errors import DataError
 from ptd_core.paths import resolve_data_dir
@@ -93,3 +94,47 @@ def test_relative_folder_is_looked_for_here_first_then_in_the_project(tmp_path, 
     assert resolve_data_dir(tmp_path / "absent") == tmp_path / "absent"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve_data_dir("~/x") == Path(tmp_path / "x")
+
+
+def sorted_by_class(counts):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    images = torch.arange(len(labels)).view(-1, 1, 1, 1).expand(-1, 3, 2, 2).to(torch.uint8)
+    return Split(images, labels, (images[:, 0] > 3))
+
+
+@pytest.mark.parametrize("counts", [[30] * 8, [1, 2, 40, 40]])
+def test_part_of_images_sorted_by_class_has_every_class(counts):
+    split = sorted_by_class(counts)
+    for count in (1, len(counts), 20, 41):
+        part = split.part(count)
+        shares = torch.bincount(part.labels, minlength=len(counts))
+        assert len(part) == count and len({image[0, 0, 0].item() for image in part.images}) == count
+        full = shares == torch.tensor(counts)  # a class that has no more to give
+        assert shares.max() - shares[~full].min() <= 1
+        assert torch.equal(split.labels[part.images[:, 0, 0, 0].long()], part.labels)
+        assert torch.equal(part.masks, part.images[:, 0] > 3)
+        assert torch.equal(part.images, split.part(41).images[:count])
+    assert split.part(sum(counts)) is split
+
+
+def test_constant_answer_has_chance_accuracy_on_a_part():
+    assert (sorted_by_class([25] * 8).part(100).labels == 0).float().mean() == pytest.approx(1 / 8, abs=0.01)
+
+
+def test_digest_knows_images_labels_and_class_names():
+    data = load("shapes", "", image_size=16, subset=20, test_subset=10)
+    again = load("shapes", "", image_size=16, subset=20, test_subset=10)
+    assert data.digest == again.digest == dataclasses.replace(again, name="moved").digest
+
+    def changed(split, name):
+        value = getattr(split, name).clone()
+        value[-1] ^= 1
+        return dataclasses.replace(split, **{name: value})
+
+    others = [
+        dataclasses.replace(data, classes=data.classes[::-1]),
+        dataclasses.replace(data, train=data.test, test=data.train),
+        *(dataclasses.replace(data, train=changed(data.train, name)) for name in ("images", "labels")),
+        *(dataclasses.replace(data, test=changed(data.test, name)) for name in ("images", "labels")),
+    ]
+    assert len({data.digest, *(other.digest for other in others)}) == 1 + len(others)

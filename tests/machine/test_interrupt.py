@@ -75,7 +75,7 @@ def test_stopped_within_epochs_and_resumed_equals_never_stopped(tiny, tmp_path, 
             execute(tiny(), stopping)
         if raised is SystemExit:
             assert caught.value.code == 143
-        assert f"resumes it from epoch {epoch}, step {step} of 5" in stopping.printed[-1]
+        assert f"resumes it from epoch {epoch + 1}, after step {step} of 5" in stopping.printed[-1]
         if epoch:
             assert len(history.read_csv(folder / "ptd_history.csv")) == epoch
             assert json.loads((folder / "run.json").read_text())["finished"] is False
@@ -83,7 +83,7 @@ def test_stopped_within_epochs_and_resumed_equals_never_stopped(tiny, tmp_path, 
         torch.rand(7)  # another process would have another random state
         progress = Lines()
     done = execute(tiny(), progress)
-    assert any("is resumed from epoch 2, step 5 of 5" in line for line in progress.printed)
+    assert any("is resumed from epoch 3, after step 5 of 5" in line for line in progress.printed)
     assert_same_end(done, whole)
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
 

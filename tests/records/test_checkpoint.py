@@ -1,5 +1,6 @@
 """Checkpoints: nothing that is not exactly what was written is ever taken for a checkpoint, and no code runs."""
 
+import dataclasses
 import os
 import pickle
 import random
@@ -13,7 +14,7 @@ import torch
 from conftest import Lines, equal, without_clocks
 
 from ptd_core.errors import OutputError
-from ptd_core.records.checkpoint import Checkpoint, Checkpoints, pack, unpack
+from ptd_core.records.checkpoint import Checkpoint, Checkpoints, Interval, pack, unpack
 from ptd_core.records.history import EpochRecord
 from ptd_core.run import execute
 from ptd_core.trainer import Trainer, build_model
@@ -28,7 +29,7 @@ def small(step=0):
     model(torch.ones(1, 20)).sum().backward()
     optimizer.step()
     trainer = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "averaged": None}
-    return Checkpoint(trainer, [RECORD], {"seed": 0, "lr": 1e-3, "flip": True}, {"device": "x", "versions": {}})
+    return Checkpoint(trainer, [RECORD], {"seed": 0, "lr": 1e-3, "flip": True}, "0f", {"device": "x", "versions": {}})
 
 
 class Touch:
@@ -101,7 +102,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path):
     assert witness.exists()  # the trap works
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"records": [{"epoch": 1}]}, {"trainer": None}, {"more": 1}])
+@pytest.mark.parametrize("change", [{"format": 1}, {"records": [{"epoch": 1}]}, {"trainer": None}, {"more": 1}])
 def test_whole_file_of_another_program_is_refused(monkeypatch, change):
     save = torch.save
 
@@ -204,7 +205,7 @@ def test_run_with_a_damaged_checkpoint_ends_as_if_it_had_none(tiny, tmp_path):
     progress = Lines()
     again = execute(tiny(), progress)
     assert any("last.pt: is damaged" in line and "previous.pt is used" in line for line in progress.printed)
-    assert any("is resumed from epoch 2" in line for line in progress.printed)
+    assert any("is resumed from epoch 3" in line for line in progress.printed)
     assert without_clocks(again.records) == without_clocks(whole.records)
     assert equal(again.trainer.state_dict(), whole.trainer.state_dict())
 
@@ -231,11 +232,42 @@ def test_what_a_finished_run_keeps(tiny, tmp_path, tiny_shapes):
     assert accuracy == done.records[-1].headline
 
 
+def test_interval_grows_where_saving_is_slow():
+    now = [0.0]
+    interval = Interval(60.0, lambda: now[0])
+    for wait, save in ((60.0, 0.5), (60.0, 2.0), (200.0, 0.1), (60.0, 0.0)):
+        now[0] += wait - 0.01
+        assert not interval.over
+        now[0] += 0.02
+        assert interval.over
+        with interval.timed():
+            now[0] += save
+    never = Interval(0.0, lambda: now[0])
+    now[0] += 1e9
+    assert not never.over
+
+
+def test_same_images_elsewhere_are_the_same_run_and_others_are_refused(tiny, tmp_path, tiny_shapes):
+    done = execute(tiny(), Lines(), dataset=tiny_shapes)
+    moved = dataclasses.replace(tiny_shapes, name="elsewhere")
+    assert execute(tiny(), Lines(), dataset=moved).records == done.records
+    images = tiny_shapes.train.images.clone()
+    images[7, 1, 2, 3] ^= 1
+    other = dataclasses.replace(tiny_shapes, train=dataclasses.replace(tiny_shapes.train, images=images))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for _ in ("finished", "half done"):
+        with pytest.raises(OutputError, match="holds a run on other images"):
+            execute(tiny(), Lines(), dataset=other)
+        (tmp_path / "runs" / "tiny" / "run.json").unlink(missing_ok=True)
+        before = {path: content for path, content in before.items() if path.exists()}
+        assert {path: path.read_bytes() for path in before} == before
+
+
 def test_checkpoint_that_does_not_fit_the_model_is_refused(tiny, tmp_path):
     execute(tiny(), Lines())
     checkpoints = Checkpoints(tmp_path / "runs" / "tiny")
     found = checkpoints.load(print)
     for trainer in ({**found.trainer, "model": {}}, {}, {**found.trainer, "optimizer": {"state": 1}}):
-        checkpoints.save(Checkpoint(trainer, found.records, found.recipe, found.stamp))
+        checkpoints.save(Checkpoint(trainer, found.records, found.recipe, found.data, found.stamp))
         with pytest.raises(OutputError, match=r"last\.pt: does not fit this recipe's model"):
             execute(tiny(), Lines())

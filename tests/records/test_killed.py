@@ -24,7 +24,7 @@ from conftest import TINY, Lines, equal, without_clocks
 from ptd_core.errors import OutputError
 from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe
-from ptd_core.records import files
+from ptd_core.records import checkpoint, files
 from ptd_core.records.checkpoint import Checkpoint, Checkpoints, unpack
 from ptd_core.records.history import EpochRecord
 from ptd_core.run import execute
@@ -45,10 +45,10 @@ def server():
     return context
 
 
-def run_child(server, recipe, kill_at=0, kill_after=None):
+def run_child(server, recipe, kill_at=0, kill_after=None, share=checkpoint.SHARE):
     """(exit code, events counted) of a child; with `kill_after` it is killed from outside after that many events."""
     counter = server.Value("q", 0, lock=False)
-    process = server.Process(target=killable.run_and_count, args=(recipe, counter, kill_at))
+    process = server.Process(target=killable.run_and_count, args=(recipe, counter, kill_at, share))
     process.start()
     if kill_after is not None:
         while process.is_alive() and counter.value < kill_after:
@@ -95,6 +95,26 @@ def test_twenty_kills_in_one_demo_run_lose_nothing(server, tmp_path):
         assert code == -signal.SIGKILL, f"kill {kill} came too late"
     assert run_child(server, hurt)[0] == 0
     assert_same_end(tmp_path / "hurt", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_kills_more_frequent_than_epochs_still_let_the_run_end(server, tmp_path):
+    """Every child is killed before it has done an epoch of forward passes: checkpoints within the epoch carry on."""
+    values = {**TINY, "epochs": 2, "subset": 1280, "drop_end": 2, "run": "tiny", "checkpoint_seconds": 1e-6}
+    recipe = Recipe(**{**values, "out_dir": str(tmp_path / "hurt")})
+    an_epoch = recipe.subset // recipe.batch_size
+    kills, code = 0, -signal.SIGKILL
+    while code:
+        assert kills < 60
+        code, _ = run_child(server, recipe, kill_at=2 * an_epoch - 1, share=1.0)
+        kills += code != 0
+    assert kills >= 4
+    whole = Recipe(**{**values, "checkpoint_seconds": 0.0, "out_dir": str(tmp_path / "whole")})
+    assert run_child(server, whole)[0] == 0
+    ours, theirs = written(tmp_path / "hurt"), written(tmp_path / "whole")
+    for found in (ours, theirs):  # the last checkpoint but one: within an epoch, or at its end
+        del found["trainers"]["previous"], found["records"]["previous"]
+    assert [what for what in ours if not equal(ours[what], theirs[what])] == []
 
 
 @pytest.mark.slow
@@ -147,7 +167,7 @@ def test_old_checkpoint_survives_a_failed_save(tmp_path, monkeypatch):
     """At each of the steps of writing in turn: open, write, flush, rename."""
     record = EpochRecord(0, 1e-3, 0.1, 41, 2.5, 30.0, 44.0, 2.2, 40.0, 2.1, 42.5, 10.0, 0.5, 1.0, 400.0)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(Checkpoint({"step": 1}, [record], {}, {}))
+    checkpoints.save(Checkpoint({"step": 1}, [record], {}, "", {}))
     before = checkpoints.last.read_bytes()
 
     def fail(*_, **__):
@@ -157,7 +177,7 @@ def test_old_checkpoint_survives_a_failed_save(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, fail, raising=False)
             with pytest.raises(OutputError, match="No space left on device"):
-                checkpoints.save(Checkpoint({"step": 2}, [record], {}, {}))
+                checkpoints.save(Checkpoint({"step": 2}, [record], {}, "", {}))
         assert checkpoints.last.read_bytes() == before
         assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
