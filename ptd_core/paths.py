@@ -1,10 +1,15 @@
-"""Where the project lies, and which folder a relative path means."""
+"""Where the project lies, which folder a relative path means, and how the names of files are shown."""
 
 from pathlib import Path
 
 from ptd_core.errors import DataError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be drawn and printed: bytes that are not UTF-8 as \\udcXX, all else as it is."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def resolve_data_dir(data_dir: str | Path) -> Path:
