@@ -4,7 +4,16 @@ from pathlib import Path
 
 from ptd_core.errors import DataError
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
+CODE_ROOT = Path(__file__).resolve().parent.parent  # the folder that holds ptd_core/
+
+
+def project_root(code_root: Path) -> Path:
+    """The folder for runs/, data/ and figures/: the checkout, or where the code is installed the current folder."""
+    checkout = (code_root / "pyproject.toml").is_file() and (code_root / "parameters").is_dir()
+    return code_root if checkout else Path.cwd()
+
+
+PROJECT_ROOT = project_root(CODE_ROOT)
 
 
 def readable(name: str) -> str:

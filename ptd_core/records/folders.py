@@ -16,7 +16,10 @@ from ptd_core.records.run_record import RunRecord
 
 # Seconds to wait for another process to end: a kernel notices only after a second that its papermill was killed.
 LOCK_WAIT = 5.0
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # what a run or a sweep can be called: a name, never a path
+LONGEST = 100  # characters of a name
+NAME = re.compile(
+    rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST - 1}}}"
+)  # what a run or a sweep can be called: a name, never a path
 
 
 @dataclass(frozen=True)
