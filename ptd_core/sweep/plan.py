@@ -174,7 +174,8 @@ def _planned(
 def _fitting(name: str, reserved: int = 0) -> str:
     """The name if it and `reserved` characters fit into LONGEST, else its start and a hash of all of it."""
     room = LONGEST - reserved
-    return name if len(name) <= room else f"{name[: room - 11]}_{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:10]
+    return name if len(name) <= room else f"{name[: room - 11]}_{digest}"
 
 
 def _placed(path: Path, values: dict[str, Any]) -> Recipe:
