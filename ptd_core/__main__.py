@@ -9,6 +9,7 @@ import sys
 
 from ptd_core.errors import PTDError
 from ptd_core.machine.ranks import Ranks
+from ptd_core.progress import say
 from ptd_core.recipe import Recipe
 from ptd_core.run import execute, run_worker
 
@@ -32,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # the run has printed where it resumes
-    print(f"test accuracy {results.test_accuracy:.2f} % (last epoch), best on test {results.best_on_test:.2f} %")
-    print(f"records, figures and checkpoints: {folder}")
+    say(f"test accuracy {results.test_accuracy:.2f} % (last epoch), best on test {results.best_on_test:.2f} %")
+    say(f"records, figures and checkpoints: {folder}")
     return 0
 
 

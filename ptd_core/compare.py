@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ptd_core.errors import PTDError
+from ptd_core.progress import say
 from ptd_core.records.cells import read_cells
 from ptd_core.views.comparison import compare
 
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    print(printed)
+    say(printed)
     return 0
 
 

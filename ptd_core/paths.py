@@ -1,10 +1,24 @@
-"""Where the project lies, and which folder a relative path means."""
+"""Where the project lies, which folder a relative path means, and how the names of files are shown."""
 
 from pathlib import Path
 
 from ptd_core.errors import DataError
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
+CODE_ROOT = Path(__file__).resolve().parent.parent  # the folder that holds ptd_core/
+
+
+def project_root(code_root: Path) -> Path:
+    """The folder for runs/, data/ and figures/: the checkout, or where the code is installed the current folder."""
+    checkout = (code_root / "pyproject.toml").is_file() and (code_root / "parameters").is_dir()
+    return code_root if checkout else Path.cwd()
+
+
+PROJECT_ROOT = project_root(CODE_ROOT)
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be drawn and printed: bytes that are not UTF-8 as \\udcXX, all else as it is."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def resolve_data_dir(data_dir: str | Path) -> Path:

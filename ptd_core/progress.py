@@ -38,6 +38,17 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
+def printable(text: str) -> str:
+    """The text with "?" for what standard output cannot show: a finished run must not fail because of a letter."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+def say(text: str) -> None:
+    """Print at once, whatever the terminal's encoding is."""
+    print(printable(text), flush=True)
+
+
 class Progress:
     """Prints a run's epochs, and draws a bar over its steps if `bar` (by default: if somebody watches)."""
 
@@ -46,7 +57,7 @@ class Progress:
         self._bar = None
 
     def print(self, text: str) -> None:
-        tqdm.write(text) if self._bar is not None else print(text, flush=True)
+        tqdm.write(printable(text)) if self._bar is not None else say(text)
 
     def step(self, epoch: int, done: int, steps: int) -> None:
         if not self._show_bar:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ptd_core.errors import OutputError, PTDError
 from ptd_core.paths import PROJECT_ROOT
+from ptd_core.progress import say
 from ptd_core.records import run_record
 from ptd_core.records.cells import RUNS, UNFINISHED, read_runs
 from ptd_core.records.folders import NAME, RunFolder
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     for folder in published:
-        print(f"published: {folder}")
+        say(f"published: {folder}")
     return 0
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ptd_core.errors import PTDError
 from ptd_core.paths import PROJECT_ROOT
+from ptd_core.progress import say
 from ptd_core.records.folders import RunFolder
 
 RECIPES = ("ptd_aug", "baseline_aug", "baseline", "ptd")
@@ -56,7 +57,7 @@ def bench_finished(folder: Path) -> bool:
 def _do(name: str, done: bool, module: list[str], end: float) -> int:
     """Run a module unless its job is done; its exit status."""
     if done:
-        print(f"{name}: finished", flush=True)
+        say(f"{name}: finished")
         return 0
     return run_until([sys.executable, "-m", *module], end)
 
@@ -71,7 +72,7 @@ def run_until(command: list[str], end: float) -> int:
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
         process.wait(GRACE)
-        print("stopped and saved; the same command resumes it", flush=True)
+        say("stopped and saved; the same command resumes it")
         return RESUMABLE
     finally:
         if process.poll() is None:

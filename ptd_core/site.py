@@ -18,6 +18,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from ptd_core.errors import OutputError, PTDError
 from ptd_core.paths import PROJECT_ROOT
+from ptd_core.progress import say
 from ptd_core.views.pages import asset, render
 
 CHAPTERS = ("baseline", "ptd")
@@ -138,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    print(f"the book is {pages[0]}")
+    say(f"the book is {pages[0]}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Comparing runs: grouping by recipe, mean and spread, tables of sweeps, refusals."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -19,11 +20,11 @@ FIGURES = PROJECT_ROOT / "figures"
 RECORD = EpochRecord(0, 1e-3, 0.1, 41, 2.5, 30.0, 44.0, 2.2, 40.0, 2.1, 42.5, 10.0, 0.5, 1.0, 400.0)
 
 
-def record(run, seed, accuracy, drop=0.0, finished=True):
+def record(run, seed, accuracy, drop=0.0, finished=True, precision="fp32"):
     return RunRecord(
         run=run, chapter="ptd" if drop else "baseline", seed=seed, finished=finished,
         recipe={"seed": seed, "drop_final": drop}, data="0f", device="D", versions={"torch": "2"}, commit="abc",
-        precision="fp32", attention="fused", compilation="off", processes=1, made="2026-01-01",
+        precision=precision, attention="fused", compilation="off", processes=1, made="2026-01-01",
         model=ModelFacts(parameters=1, training_flops_per_image=1, predicted_speedup=1.0), epochs=1,
         results=Results(
             test_accuracy=accuracy, test_accuracy_raw=accuracy, clean_train_accuracy=accuracy, best_on_test=accuracy
@@ -47,6 +48,38 @@ def test_seeds_of_one_recipe_are_one_row(tmp_path):
     assert rows[2].startswith("| a | 0, 1 | 10.50 ± 0.71 % |") and rows[3].startswith("| p | 0 | 30.00 % |")
     points = [line.get_xdata().tolist() for line in comparison_figure(found).axes[0].lines if line.get_marker() == "o"]
     assert points == [[10.0, 11.0], [30.0]]
+
+
+def test_what_is_given_twice_counts_once(tmp_path, monkeypatch):
+    folders = [save(tmp_path, "a", 0, 10.0), save(tmp_path, "b", 1, 11.0)]
+    (tmp_path / "link").symlink_to(folders[0])
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "run.json").write_bytes((folders[0] / "run.json").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    twice = [*folders, folders[0], Path("a"), tmp_path / "b" / ".." / "a", tmp_path / "link", tmp_path / "copy"]
+    assert read_cells(twice) == read_cells(folders)
+    assert [run.seed for run in read_cells(twice)[0].runs] == [0, 1]
+    again = save(tmp_path, "again", 0, 10.5)
+    with pytest.raises(OutputError, match=r"a and .*again: are one recipe with one seed, run twice"):
+        read_cells([*folders, again])
+
+
+def test_a_sweep_given_twice_counts_once(sweep):
+    folder, _ = sweep
+    assert read_cells([folder, folder / ".." / folder.name]) == read_cells([folder])
+
+
+def test_precisions_are_not_mixed(tmp_path):
+    runs = [save(tmp_path, "a", 0, 10.0), save(tmp_path, "b", 1, 11.0, precision="bf16")]
+    assert [(cell.name, len(cell.runs)) for cell in read_cells(runs)] == [("a", 1), ("b", 1)]
+    (tmp_path / "other").mkdir()
+    runs = [runs[0], save(tmp_path / "other", "a", 1, 11.0, precision="bf16")]
+    assert [cell.name for cell in read_cells(runs)] == ["a (fp32)", "a (bf16)"]
+    rows = [FinishedRun.of(record(f"c{n}", n, 1.0, precision=p), "c") for n, p in enumerate(["fp32", "bf16", "fp32"])]
+    assert [(cell.name, [run.seed for run in cell.runs]) for cell in group(rows)] == [
+        ("c (fp32)", [0, 2]),
+        ("c (bf16)", [1]),
+    ]
 
 
 def test_spread_is_the_sample_standard_deviation():

@@ -18,6 +18,7 @@ from ptd_core.bench.sections import SECTIONS
 from ptd_core.bench.workload import Workload
 from ptd_core.errors import PTDError
 from ptd_core.paths import PROJECT_ROOT
+from ptd_core.progress import say
 from ptd_core.recipe import Recipe
 from ptd_core.records.stamp import stamp
 
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         "section_seconds": {},
         "sections": {},
     })  # fmt: skip
-    print(f"{about['device']}: {work.path}, batch {work.recipe.batch_size}, {options.rounds} rounds\n", flush=True)
+    say(f"{about['device']}: {work.path}, batch {work.recipe.batch_size}, {options.rounds} rounds\n")
     for name in options.only:
         if name not in report["sections"]:
             start = time.perf_counter()
@@ -59,8 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
             report["section_seconds"][name] = time.perf_counter() - start
             report["finished"] = name == options.only[-1]
             write_report(folder, report)
-        print(section_table(name, report["sections"][name]) + "\n", flush=True)
-    print(f"report: {folder}")
+        say(section_table(name, report["sections"][name]) + "\n")
+    say(f"report: {folder}")
     return 0
 
 

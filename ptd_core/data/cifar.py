@@ -8,13 +8,15 @@ import http.client
 import os
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torchvision
-from torchvision.datasets.utils import check_integrity
+from torchvision.datasets.utils import check_integrity, extract_archive
 
 from ptd_core.data.cifar_parquet import SIZE, find_shards, read_class_names, read_split
 from ptd_core.data.dataset import Dataset, Split, balanced_subset
@@ -60,8 +62,9 @@ def load_cifar(
 ) -> Dataset:
     """CIFAR-100 or CIFAR-10 from `data_dir`, in whichever layout is there; downloaded if none is and `download`.
 
-    Layouts: hub shards (train-XXXXX-of-YYYYY.parquet, test-...) in data_dir, data_dir/data or data_dir/HUB_FOLDER;
-    or torchvision's folder (cifar-100-python, cifar-10-batches-py) in data_dir, with its checksums.
+    Layouts: hub shards (train-XXXXX-of-YYYYY.parquet or train/XXXX.parquet, test alike) in data_dir, data_dir/data or
+    data_dir/HUB_FOLDER; or torchvision's folder (cifar-100-python, cifar-10-batches-py) in data_dir, with its
+    checksums, or its archive (cifar-100-python.tar.gz, cifar-10-python.tar.gz), which is then unpacked there.
     Images are uint8 (n, 3, 32, 32). subset, test_subset: 0 for all, else that many, class-balanced.
     Raises DataError if the data is absent, incomplete or damaged, or if image_size is not 32.
     """
@@ -79,12 +82,16 @@ def load_cifar(
         return Dataset(name, train, test, classes, kind.mean, kind.std)
 
     if not (data_dir / kind.source.base_folder).is_dir():
-        if not download:
+        _refuse_inner_folder(name, data_dir)
+        if (data_dir / kind.source.filename).is_file():
+            _unpack(name, data_dir)
+        elif not download:
             raise DataError(
                 f"{name} is not in {data_dir}: neither {kind.source.base_folder}/ (torchvision's layout) nor "
                 f"train-*.parquet (the hub's) is there, and download is false. {_ways_to_get(name)}"
             )
-        _download(name, data_dir)
+        else:
+            _download(name, data_dir)
     return _from_torchvision_folder(name, data_dir, subset, test_subset)
 
 
@@ -96,19 +103,55 @@ def _ways_to_get(name: str) -> str:
     )
 
 
+def _refuse_inner_folder(name: str, data_dir: Path) -> None:
+    source = KINDS[name].source
+    if any((data_dir / file).is_file() for file, _ in [*source.train_list, *source.test_list]):
+        raise DataError(
+            f"{data_dir} is the folder {source.base_folder} of {name} itself; pass the folder that holds it as data_dir"
+            f", {data_dir.absolute().parent}, and keep its name {source.base_folder}."
+        )
+
+
 def _download(name: str, data_dir: Path) -> None:
     """torchvision's folder, complete and checked, or none at all: it is moved into place as the last step."""
-    source = KINDS[name].source
-    target = data_dir / source.base_folder
+    absent = [folder for folder in (data_dir, *data_dir.parents) if not folder.exists()]
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as scratch:
-            source(scratch, download=True)
-            # Another process may have been quicker; what it put there is checked like any other folder.
-            if not target.exists():
-                os.replace(Path(scratch) / source.base_folder, target)
+        with _moved_into_place(name, data_dir) as scratch:
+            KINDS[name].source(scratch, download=True)
     except (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError) as error:
         raise DataError(f"{name} could not be downloaded into {data_dir}: {error}. {_ways_to_get(name)}") from error
+    finally:
+        with suppress(OSError):  # what holds something stays
+            for folder in absent:
+                folder.rmdir()
+
+
+def _unpack(name: str, data_dir: Path) -> None:
+    """torchvision's folder from its archive in data_dir, which is checked before it is opened."""
+    source = KINDS[name].source
+    archive = data_dir / source.filename
+    if not check_integrity(archive, source.tgz_md5):
+        raise DataError(
+            f"{archive} is damaged: its MD5 is not {source.tgz_md5}. "
+            f"Delete it and get {name} again. {_ways_to_get(name)}"
+        )
+    try:
+        with _moved_into_place(name, data_dir) as scratch:
+            extract_archive(str(archive), scratch)
+    except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+        raise DataError(f"{archive} could not be unpacked in {data_dir}: {error}.") from error
+
+
+@contextmanager
+def _moved_into_place(name: str, data_dir: Path) -> Iterator[str]:
+    """A folder to put torchvision's folder into, which is then moved into data_dir, whole or not at all."""
+    folder = KINDS[name].source.base_folder
+    with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download-") as scratch:
+        yield scratch
+        # Another process may have been quicker; what it put there is checked like any other folder.
+        if not (data_dir / folder).exists():
+            os.replace(Path(scratch) / folder, data_dir / folder)
 
 
 def _from_torchvision_folder(name: str, data_dir: Path, subset: int, test_subset: int) -> Dataset:

@@ -1,6 +1,7 @@
 """CIFAR as the Hugging Face hub stores it: parquet shards of PNG bytes and labels.
 
-Files are named SPLIT-XXXXX-of-YYYYY.parquet, with columns `img` {bytes: PNG, path} and a label, and class names as
+Files are named SPLIT-XXXXX-of-YYYYY.parquet, in older repositories with -HASH before the dot, or SPLIT/XXXX.parquet
+where the hub made them itself, with columns `img` {bytes: PNG, path} and a label, and class names as
 JSON in the schema. Nothing is trusted: every shard must be there, every label in range and every image a
 32 x 32 RGB PNG, or the file at fault is named in a DataError.
 """
@@ -23,7 +24,8 @@ from ptd_core.data.dataset import Split, balanced_subset
 from ptd_core.errors import DataError
 
 SIZE = 32
-SHARD_NAME = re.compile(r"(train|test)-(\d{5})-of-(\d{5})\.parquet")
+SHARD_NAME = re.compile(r"(train|test)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?\.parquet")
+NUMBERED = re.compile(r"\d{4}\.parquet")  # in a folder of the split's name
 PNG_START = struct.Struct(">8sI4sIIBB")  # signature, length and type of the first chunk, width, height, depth, colour
 
 
@@ -31,6 +33,8 @@ def find_shards(folders: list[Path]) -> Path | None:
     """The first of `folders` that holds a file named like a shard of either split, or None."""
     for folder in folders:
         if folder.is_dir() and any(SHARD_NAME.fullmatch(path.name) for path in folder.iterdir()):
+            return folder
+        if _numbered(folder, "train") or _numbered(folder, "test"):
             return folder
     return None
 
@@ -85,18 +89,38 @@ def _shard_paths(folder: Path, split: str) -> list[Path]:
     names = sorted(path.name for path in folder.iterdir())
     matches = [match for match in map(SHARD_NAME.fullmatch, names) if match and match[1] == split]
     if not matches:
+        if numbered := _numbered(folder, split):
+            return _complete_numbered(numbered)
         raise DataError(f"{folder} holds no {split} shard; expected {split}-00000-of-00001.parquet or the like.")
     totals = sorted({match[3] for match in matches})
     if len(totals) > 1:
         raise DataError(f"{folder} mixes {split} shards of several sets: of-{', of-'.join(totals)}. Keep one set.")
-    wanted = [f"{split}-{number:05d}-of-{totals[0]}.parquet" for number in range(int(totals[0]))]
-    present = {match[0] for match in matches}
-    missing = next((name for name in wanted if name not in present), None)
-    if missing:
-        raise DataError(f"{folder / missing} is missing; {len(present)} of {int(totals[0])} {split} shards are there.")
-    if unexpected := present - set(wanted):
-        raise DataError(f"{folder / min(unexpected)} is numbered beyond the {int(totals[0])} {split} shards there are.")
-    return [folder / name for name in wanted]
+    total, present = int(totals[0]), {}
+    for match in matches:
+        if match[2] in present:
+            raise DataError(f"{folder} holds {present[match[2]]} and {match[0]}, one shard twice. Keep one of them.")
+        present[match[2]] = match[0]
+    missing = next((number for number in range(total) if f"{number:05d}" not in present), None)
+    if missing is not None:
+        name = f"{split}-{missing:05d}-of-{totals[0]}.parquet"
+        raise DataError(f"{folder / name} is missing; {len(present)} of {total} {split} shards are there.")
+    if len(present) > total:
+        raise DataError(f"{folder / present[max(present)]} is numbered beyond the {total} {split} shards there are.")
+    return [folder / present[number] for number in sorted(present)]
+
+
+def _numbered(folder: Path, split: str) -> list[Path]:
+    """The files SPLIT/XXXX.parquet of a folder in order."""
+    inside = folder / split
+    return sorted(path for path in inside.iterdir() if NUMBERED.fullmatch(path.name)) if inside.is_dir() else []
+
+
+def _complete_numbered(paths: list[Path]) -> list[Path]:
+    """These files, if no number is left out; how many there should be, only the count of rows tells."""
+    for number, path in enumerate(paths):
+        if int(path.stem) != number:
+            raise DataError(f"{path.with_name(f'{number:04d}.parquet')} is missing; {path.name} is there.")
+    return paths
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from ptd_core.data.dataset import Dataset, Split, balanced_subset, pixel_statistics
 from ptd_core.errors import DataError
+from ptd_core.paths import readable
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # by content; PIL knows formats that start other programs
@@ -43,7 +44,7 @@ def load_image_folder(folder: Path, *, image_size: int = 32, subset: int = 0, te
     train_split = _read_split(train, classes, image_size, subset, f"training images in {folder}")
     test_split = _read_split(test, classes, image_size, test_subset, f"test images in {folder}")
     mean, std = pixel_statistics(train_split.images)
-    return Dataset("folder", train_split, test_split, classes, mean, std)
+    return Dataset("folder", train_split, test_split, tuple(map(readable, classes)), mean, std)
 
 
 def _listed_splits(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:

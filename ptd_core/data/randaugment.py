@@ -67,11 +67,13 @@ def strength(name: str, magnitude: int, height: int, width: int) -> float:
     elif name in ENHANCING:
         first, last = 0.0, 0.9
     elif name == "Solarize":
-        first, last = 255.0, 0.0
+        first, last = 1.0, 0.0  # a share of 255, which is rounded to float32 before it is multiplied
     else:
         return 0.0
-    # The same float32 values as torchvision: translations are cut to whole pixels, so the last bit can matter.
-    return float(torch.linspace(first, last, MAX_MAGNITUDE + 1)[magnitude])
+    # The same float32 values as torchvision: translations are cut to whole pixels and Solarize compares with whole
+    # levels, so the last bit can matter.
+    amount = float(torch.linspace(first, last, MAX_MAGNITUDE + 1)[magnitude])
+    return 255.0 * amount if name == "Solarize" else amount
 
 
 @lru_cache(maxsize=64)

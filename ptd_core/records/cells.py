@@ -6,6 +6,7 @@ wanted, and epochs.csv, one row a run and epoch.
 
 import csv
 import json
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -126,18 +127,30 @@ def write_epochs(runs: list[tuple[FinishedRun, list[EpochRecord]]], folder: Path
 
 
 def group(runs: list[FinishedRun]) -> list[Cell]:
-    """The cells in the order of their first runs, their runs ordered by seed."""
-    groups: dict[str, list[FinishedRun]] = {}
+    """The cells in the order of their first runs, their runs ordered by seed.
+
+    Where "auto" became two precisions, on two kinds of device, these are cells of their own.
+    """
+    groups: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
-        groups.setdefault(run.cell, []).append(run)
-    return [Cell(name, sorted(found, key=lambda run: run.seed)) for name, found in groups.items()]
+        groups.setdefault((run.cell, run.precision), []).append(run)
+    names = [cell for cell, _ in groups]
+    return [
+        Cell(cell if names.count(cell) == 1 else f"{cell} ({precision})", sorted(found, key=lambda run: run.seed))
+        for (cell, precision), found in groups.items()
+    ]
 
 
 def read_cells(folders: list[Path]) -> list[Cell]:
     """The cells of sweeps' folders, and of runs' folders; the latter's runs form a cell where only the seed differs.
 
-    Raises OutputError for a folder that holds neither a finished run nor a table of runs.
+    What is given twice, also by another path, counts once. Raises OutputError for a folder that holds neither a
+    finished run nor a table of runs, and for two runs of one cell with the same seed, which are no sample of two.
     """
+    once: dict[str, Path] = {}
+    for folder in folders:
+        once.setdefault(os.path.realpath(folder), folder)
+    folders = list(once.values())
     sweeps = [folder for folder in folders if (folder / RUNS).exists()]
     cells = [(folder, cell) for folder in sweeps for cell in group(read_runs(folder))]
     names = [cell.name for _, cell in cells]
@@ -149,7 +162,7 @@ def read_cells(folders: list[Path]) -> list[Cell]:
 
 
 def _cells_of_runs(folders: list[Path]) -> list[Cell]:
-    groups: dict[str, list[RunRecord]] = {}
+    groups: dict[str, dict[int, tuple[Path, RunRecord]]] = {}
     for folder in folders:
         record = RunRecord.read(folder)
         if record is None:
@@ -157,12 +170,29 @@ def _cells_of_runs(folders: list[Path]) -> list[Cell]:
         if not record.finished:
             raise OutputError(f"{folder}: its run is not finished")
         settings = {name: value for name, value in record.recipe.items() if name != "seed"}
-        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(record)
-    cells = []
-    for records in groups.values():
-        records.sort(key=lambda record: record.seed)
-        cells.append(Cell(records[0].run, [FinishedRun.of(record, records[0].run) for record in records]))
-    return cells
+        # precision: what "auto" became; data: not told by the recipe, which may name another folder with the same
+        same = json.dumps([settings, record.precision, record.data], sort_keys=True)
+        of_seed = groups.setdefault(same, {})
+        earlier, known = of_seed.setdefault(record.seed, (folder, record))
+        if known != record:  # a copy of a run counts once
+            raise OutputError(f"{earlier} and {folder}: are one recipe with one seed, run twice; give one of them")
+    firsts = [of_seed[min(of_seed)] for of_seed in groups.values()]
+    names = _distinct_names(firsts)
+    return [
+        Cell(name, [FinishedRun.of(record, name) for record in (of_seed[seed][1] for seed in sorted(of_seed))])
+        for name, of_seed in zip(names, groups.values())
+    ]
+
+
+def _distinct_names(firsts: list[tuple[Path, RunRecord]]) -> list[str]:
+    """A name for each cell of runs: its first run's, where two are alike with the precision or else the folder."""
+    names = [record.run for _, record in firsts]
+    fuller = [f"{record.run} ({record.precision})" for _, record in firsts]
+    paths = [f"{folder}: {record.run}" for folder, record in firsts]
+    return [
+        name if names.count(name) == 1 else full if fuller.count(full) == 1 else path
+        for name, full, path in zip(names, fuller, paths)
+    ]
 
 
 def table(cells: list[Cell]) -> str:

@@ -16,14 +16,17 @@ from ptd_core.records.run_record import RunRecord
 
 # Seconds to wait for another process to end: a kernel notices only after a second that its papermill was killed.
 LOCK_WAIT = 5.0
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # what a run or a sweep can be called: a name, never a path
+LONGEST = 100  # characters of a name
+# What a run or a sweep can be called: a name, never a path.
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST - 1}}}")
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """Everything that one run writes: records, figures, explorers, checkpoints. A sweep's tables have one as well.
 
-    out_dir: the folder that holds runs/; empty: the project's own.
+    out_dir: the folder that holds runs/; empty: the project's own, or the current folder where the code is
+    installed.
     """
 
     run_name: str

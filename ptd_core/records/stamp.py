@@ -1,5 +1,6 @@
 """Where a result comes from: recipe, device, library versions, commit. Never a host name or a path."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -7,14 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from ptd_core.machine.device import describe_device
-from ptd_core.paths import PROJECT_ROOT
+from ptd_core.paths import CODE_ROOT
 
 _LIBRARIES = ("torchvision", "timm", "numpy", "pyarrow", "pydantic")
 
 
 def commit() -> str | None:
-    """The commit of the code, with "+changes" if the code in the work tree differs from it; None outside a checkout."""
+    """The commit of the code, with "+changes" if the code in the work tree differs from it; None outside a checkout.
+
+    A copy of the code in somebody else's repository has no commit of its own.
+    """
     try:
+        if not os.path.samefile(_git("rev-parse", "--show-toplevel"), CODE_ROOT) or not _git("ls-files", "ptd_core"):
+            return None
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", "ptd_core", "book")
     except (OSError, subprocess.CalledProcessError):
@@ -36,7 +42,9 @@ def stamp(device: torch.device) -> dict:
 
 
 def _git(*arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
+    here = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
+    command = ["git", *arguments]
+    result = subprocess.run(command, cwd=CODE_ROOT, env=here, capture_output=True, text=True, check=True)
     return result.stdout.strip()
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from distributed import Client, Future
 
 from ptd_core.errors import PTDError
-from ptd_core.progress import duration
+from ptd_core.progress import duration, say
 from ptd_core.records.cells import mark_unfinished
 from ptd_core.sweep.cluster import RESOURCE, local_client, remote_client, workers_with_a_device
 from ptd_core.sweep.plan import Plan, PlannedRun, read_plan
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         done = {run.name: outcome for run in plan.runs if (outcome := finished(run.recipe, options.notebooks))}
         if options.list:
             for run in plan.runs:
-                print(f"{run.name}{'  finished' if run.name in done else ''}")
+                say(f"{run.name}{'  finished' if run.name in done else ''}")
             return 0
         return _sweep(plan, done, options)
     except PTDError as error:
@@ -55,9 +55,9 @@ def _sweep(plan: Plan, done: dict[str, Outcome], options: argparse.Namespace) ->
     started = time.perf_counter()
     waiting = [run for run in plan.runs if run.name not in done]
     seeds = len(plan.runs) // len({run.cell for run in plan.runs})
-    print(f"sweep    {plan.name}: {len(plan.runs)} runs, {len(plan.runs) // seeds} cells with {seeds} seeds each")
+    say(f"sweep    {plan.name}: {len(plan.runs)} runs, {len(plan.runs) // seeds} cells with {seeds} seeds each")
     if done:
-        print(f"skipped  {len(done)} finished runs: {', '.join(done)}")
+        say(f"skipped  {len(done)} finished runs: {', '.join(done)}")
     failures: dict[str, str] = {}
     plan.folder.create()  # one that cannot be written is refused before anything is trained
     if waiting:
@@ -69,16 +69,16 @@ def _sweep(plan: Plan, done: dict[str, Outcome], options: argparse.Namespace) ->
             context = local_client(plan.device, count, options.threads, options.allowed_failures)
         with context as client:
             found = workers_with_a_device(client)
-            print(f"cluster  {found} workers with a device; dashboard {client.dashboard_link}", flush=True)
+            say(f"cluster  {found} workers with a device; dashboard {client.dashboard_link}")
             show = _Terminal(waiting, options.quiet)
             outcomes = run_all(client, waiting, show, threads=options.threads, notebooks=options.notebooks)
         done |= {name: outcome for name, outcome in outcomes.items() if outcome.record}
         failures = {name: outcome.failure for name, outcome in outcomes.items() if not outcome.record}
     if done:
         results = {name: (outcome.record, outcome.epochs) for name, outcome in done.items()}
-        print(f"\n{save_tables(plan, results)}\n\ntables and picture: {plan.folder.path}")
+        say(f"\n{save_tables(plan, results)}\n\ntables and picture: {plan.folder.path}")
     took = duration(time.perf_counter() - started)
-    print(f"{len(done)} of {len(plan.runs)} runs are finished; this call took {took}", flush=True)
+    say(f"{len(done)} of {len(plan.runs)} runs are finished; this call took {took}")
     for name, failure in failures.items():
         print(f"failed   {name}: {failure}", file=sys.stderr)
     return 1 if failures else 0
@@ -166,7 +166,7 @@ class _Terminal:
 
     def __call__(self, run: PlannedRun | None, event: dict) -> None:
         if run is None:
-            print(event["text"], flush=True)
+            say(event["text"])
             return
         text = event["text"]
         if event["kind"] == "starts" and run.name in self.started:
@@ -187,7 +187,7 @@ class _Terminal:
             self.started.add(run.name)
         if not self.quiet or event["kind"] in ("done", "failed"):
             share = f"{sum(self.epochs.values())}/{self.total}".rjust(2 * len(str(self.total)) + 1)
-            print(f"{share}  {run.name.ljust(self.width)}  {text}", flush=True)
+            say(f"{share}  {run.name.ljust(self.width)}  {text}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,9 +8,11 @@
     seeds: [0, 1, 2]               # every cell is run once per seed
 
 A run is named after its base, its values of the factors and its seed: ptd_small_drop_final0.2_drop_block0_seed1.
+Names that would be too long for a folder are cut, and end in a hash of the whole.
 """
 
 import difflib
+import hashlib
 import itertools
 import json
 import re
@@ -24,7 +26,7 @@ from ptd_core.errors import RecipeError, SweepError
 from ptd_core.parameters import read_parameters
 from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoints
-from ptd_core.records.folders import NAME, RunFolder
+from ptd_core.records.folders import LONGEST, NAME, RunFolder
 from ptd_core.records.run_record import FILE
 
 FACTORS = sorted(set(Recipe().settings()) - {"seed"})  # what decides a result; a sweep varies nothing else
@@ -75,15 +77,19 @@ def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
     Raises SweepError, or RecipeError for a run whose parameters are not allowed, which names the run.
     """
     path = Path(path)
-    if not NAME.fullmatch(path.stem):
+    name = _fitting(path.stem)
+    if not NAME.fullmatch(name):
         raise SweepError(f"{path}: a sweep is named after its file, which must match {NAME.pattern}; got {path.stem!r}")
     content = _read(path)
     _check_names(path, content, overrides)
+    seed_text = max((f"_seed{seed}" for seed in content.seeds), key=len)
     bases = [content.base] if isinstance(content.base, str) else content.base
     runs = []
     for seed, base in itertools.product(content.seeds, bases):
         for values in itertools.product(*content.factors.values()):
-            runs.append(_planned(path, base, content.fixed, overrides, dict(zip(content.factors, values)), seed))
+            runs.append(
+                _planned(path, base, content.fixed, overrides, dict(zip(content.factors, values)), seed, len(seed_text))
+            )
     _refuse_duplicates(path, runs)
     for place in ("out_dir", "device"):
         found = sorted({getattr(run.recipe, place) for run in runs})
@@ -91,7 +97,7 @@ def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
             raise SweepError(
                 f"{path}: its base files differ in {place} ({', '.join(map(repr, found))}); set it in fixed"
             )
-    plan = Plan(path.stem, runs)
+    plan = Plan(name, runs)
     if re.fullmatch(r"cuda:\d+", plan.device):
         raise SweepError(f"{path}: device = {plan.device!r}: a sweep gives every run a device of its own; use 'cuda'")
     folder = plan.folder.path
@@ -145,9 +151,12 @@ def _check_names(path: Path, content: _SweepFile, overrides: list[str]) -> None:
 
 
 def _planned(
-    path: Path, base: str, fixed: dict[str, Any], overrides: list[str], levels: dict[str, Any], seed: int
+    path: Path, base: str, fixed: dict[str, Any], overrides: list[str], levels: dict[str, Any], seed: int, reserved: int
 ) -> PlannedRun:
-    """Values in order of precedence: base, then fixed, then the command line, then factors and seed."""
+    """Values in order of precedence: base, then fixed, then the command line, then factors and seed.
+
+    reserved: characters that the longest seed takes in a run's name, so that all runs of a cell are cut alike.
+    """
     base_path = path.parent / base
     base_recipe = Recipe.from_yaml(base_path)
     values = base_recipe.model_dump() | fixed
@@ -158,8 +167,15 @@ def _planned(
     recipe = Recipe.from_values(values, source=f"{path}: {base} with {_listed({**levels, 'seed': seed})}")
     stem = base_recipe.run or base_path.stem
     levels = {name: getattr(recipe, name) for name in levels}  # as checked: 0 has become 0.0
-    cell = "_".join([stem, *(f"{name}{value}" for name, value in levels.items())])
+    cell = _fitting("_".join([stem, *(f"{name}{value}" for name, value in levels.items())]), reserved)
     return PlannedRun(cell, levels, _placed(path, {**recipe.model_dump(), "run": f"{cell}_seed{seed}"}))
+
+
+def _fitting(name: str, reserved: int = 0) -> str:
+    """The name if it and `reserved` characters fit into LONGEST, else its start and a hash of all of it."""
+    room = LONGEST - reserved
+    digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:10]
+    return name if len(name) <= room else f"{name[: room - 11]}_{digest}"
 
 
 def _placed(path: Path, values: dict[str, Any]) -> Recipe:

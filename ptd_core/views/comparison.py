@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ptd_core.paths import readable
 from ptd_core.records.cells import Cell, table
 from ptd_core.records.statistics import mean_and_sd
 from ptd_core.views.style import BLUE, ORANGE, RED, new_figure, save_figure, styled
@@ -29,7 +30,7 @@ def comparison_figure(cells: list[Cell]) -> Figure:
         colour = BLUE if cell.runs[0].chapter == "ptd" else ORANGE
         axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.7)
         axes.plot([mean_and_sd(values)[0]] * 2, [place - 0.3, place + 0.3], color=RED)
-    axes.set_yticks(range(len(cells)), [cell.name for cell in cells])
+    axes.set_yticks(range(len(cells)), [readable(cell.name) for cell in cells])
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy, last epoch (%); points: seeds, line: mean")
     axes.grid(axis="x")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ptd_core.data.dataset import Dataset, Split
 from ptd_core.evaluate import attention_maps
+from ptd_core.paths import readable
 from ptd_core.saliency import kept_mask, object_coverage
 from ptd_core.views.style import BLUE, RED, new_figure, styled
 
@@ -21,7 +22,7 @@ def sample_figure(dataset: Dataset, split: Split, count: int = 12, stamp: str = 
     figure = new_figure(stamp, (7.4, 1.5 * -(-count // 6)))
     for axes, image, label in zip(figure.subplots(-(-count // 6), 6).flat, split.images, split.labels):
         _show(axes, image)
-        axes.set_title(dataset.classes[label], fontsize=8)
+        axes.set_title(readable(dataset.classes[label]), fontsize=8)
     return figure
 
 
@@ -44,7 +45,7 @@ def saliency_figure(
     kept = kept_mask(saliency_BGG, keep)
     for column in range(count):
         _show(grid[0, column], split.images[column])
-        grid[0, column].set_title(titles[column], fontsize=7)
+        grid[0, column].set_title(readable(titles[column]), fontsize=7)
         drawn = show_saliency(grid[1, column], saliency_BGG[column], highest)
         show_kept(grid[2, column], split, column, kept[column])
     tokens = saliency_BGG[0].numel()

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from ptd_core.paths import readable
 from ptd_core.records.files import write_atomically
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
@@ -20,7 +21,7 @@ def new_figure(stamp: str = "", size: tuple[float, float] = SIZE) -> Figure:
     """An empty figure with its origin at the foot."""
     figure = Figure(figsize=size)
     if stamp:
-        figure.supxlabel(stamp, fontsize=7, color="#555555", x=0.01, ha="left")
+        figure.supxlabel(readable(stamp), fontsize=7, color="#555555", x=0.01, ha="left")
     return figure
 
 

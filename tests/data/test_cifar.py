@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import tarfile
 import urllib.error
 from pathlib import Path
 
@@ -97,6 +98,37 @@ def test_shards_may_lie_one_folder_deeper(hub, tmp_path_factory, below, truth):
     outer = tmp_path_factory.mktemp("outer")
     hub.rename(outer / below)
     assert_equals(load("cifar10", outer).test, *truth["test"])
+
+
+def test_shards_may_have_hashes_in_their_names(hub, truth):
+    for number, path in enumerate(sorted(hub.iterdir())):
+        path.rename(path.with_stem(f"{path.stem}-b6aa95520f3b{number:04x}"))
+    data = load("cifar10", hub)
+    assert_equals(data.train, *truth["train"])
+    assert_equals(data.test, *truth["test"])
+    copy = hub / FIRST
+    copy.write_bytes(next(hub.glob("train-00000*")).read_bytes())
+    with pytest.raises(DataError, match=r"train-00000-of-00002.* and .*one shard twice"):
+        load("cifar10", hub)
+
+
+@pytest.mark.parametrize("below", ["", "plain_text"])
+def test_shards_may_be_numbered_in_a_folder_of_their_split(hub, tmp_path_factory, truth, below):
+    outer = tmp_path_factory.mktemp("outer")
+    for path in sorted(hub.iterdir()):
+        split, number = path.stem.split("-")[:2]
+        (outer / below / split).mkdir(parents=True, exist_ok=True)
+        path.rename(outer / below / split / f"{int(number):04d}.parquet")
+    data = load("cifar10", outer)
+    assert_equals(data.train, *truth["train"])
+    assert_equals(data.test, *truth["test"])
+    (outer / below / "train" / "0000.parquet").rename(outer / below / "train" / "0002.parquet")
+    with pytest.raises(DataError, match=r"train.0000\.parquet is missing"):
+        load("cifar10", outer)
+    (outer / below / "train" / "0002.parquet").unlink()
+    (outer / below / "train" / "0001.parquet").rename(outer / below / "train" / "0000.parquet")
+    with pytest.raises(DataError, match="hold 20 rows, expected 40"):
+        load("cifar10", outer)
 
 
 def test_subset_is_the_first_of_each_class_and_only_it_is_decoded(hub, truth):
@@ -332,7 +364,45 @@ def test_failed_download_is_told_and_leaves_nothing(tmp_path, monkeypatch, failu
     monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", half_done)
     with pytest.raises(DataError, match=r"could not be downloaded.*(no route|corrupted).*uoft-cs/cifar100"):
         load("cifar100", tmp_path / "data")
-    assert list((tmp_path / "data").iterdir()) == []
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError, match="could not be downloaded"):
+        load("cifar100", tmp_path / "mine")
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+@pytest.fixture
+def archive(tmp_path, truth, monkeypatch):
+    """data_dir with the archive of a miniature CIFAR-10, whose checksum torchvision is told to expect."""
+    folder = write_torchvision_folder(tmp_path / "whole", truth, monkeypatch)
+    path = tmp_path / "data" / torchvision.datasets.CIFAR10.filename
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz") as file:
+        file.add(folder, folder.name)
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(cifar, "_download", lambda *_: pytest.fail("tried to download"))
+    return path
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_archive_that_is_there_is_unpacked(archive, truth, download):
+    for _ in range(2):
+        assert_equals(load("cifar10", archive.parent, download=download).train, *truth["train"])
+    assert sorted(path.name for path in archive.parent.iterdir()) == ["cifar-10-batches-py", archive.name]
+
+
+def test_damaged_archive_is_named_and_not_opened(archive, truth):
+    archive.write_bytes(archive.read_bytes()[:-5])
+    with pytest.raises(DataError, match=rf"{archive.name} is damaged: its MD5"):
+        load("cifar10", archive.parent)
+    assert list(archive.parent.iterdir()) == [archive]
+
+
+def test_folder_too_deep_is_told(torchvision_folder, monkeypatch):
+    monkeypatch.setattr(cifar, "_download", lambda *_: pytest.fail("tried to download"))
+    for download in (True, False):
+        with pytest.raises(DataError, match="is the folder cifar-10-batches-py of cifar10 itself; pass the folder"):
+            load("cifar10", torchvision_folder, download=download)
 
 
 def test_download_is_moved_into_place_and_not_repeated(tmp_path, monkeypatch, truth):

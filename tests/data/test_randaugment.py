@@ -18,7 +18,7 @@ def pictures(size: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (4, 3, size, size), generator=generator)
     dark = torch.randint(20, 90, (2, 3, size, size), generator=generator)
-    ramp = torch.linspace(0, 255, size * size).view(1, 1, size, size).expand(1, 3, size, size).long()
+    ramp = torch.linspace(0, 255, size * size).round().view(1, 1, size, size).expand(1, 3, size, size).long()
     few = torch.randint(0, 2, (1, 3, size, size), generator=generator) * 200 + 17
     flat = torch.tensor([0, 255]).view(2, 1, 1, 1).expand(2, 3, size, size)
     return torch.cat([noise, dark, ramp, few, flat]).to(torch.uint8)
@@ -54,7 +54,7 @@ def test_operations_are_torchvisions():
 
 
 @pytest.mark.parametrize("size", [32, 20])
-@pytest.mark.parametrize("magnitude", [0, 1, 7, 10, 19, 30])
+@pytest.mark.parametrize("magnitude", range(31))
 def test_every_operation_equals_torchvision_image_by_image(size, magnitude):
     images = pictures(size)
     for name, negative in VARIANTS:
@@ -62,6 +62,9 @@ def test_every_operation_equals_torchvision_image_by_image(size, magnitude):
         theirs = torch.stack([torchvision_one(image, name, magnitude, negative) for image in images])
         assert torch.equal(ours, theirs), (name, negative)
         # torchvision's older transforms round three operations otherwise, by one level of 256.
+        # Their threshold of Solarize falls otherwise on a whole level at three magnitudes.
+        if name == "Solarize" and magnitude in (16, 18, 24):
+            continue
         older = torch.stack([torchvision_v1_one(image, name, magnitude, negative) for image in images])
         most = 1 if name in ("Color", "Sharpness", "AutoContrast") else 0
         assert (ours.int() - older.int()).abs().max() <= most, (name, negative)

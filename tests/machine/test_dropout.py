@@ -23,6 +23,20 @@ def test_share_and_weight(rate, dtype):
     assert kept.tolist() == [torch.tensor(1 / (1 - exact), dtype=dtype).item()]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.3, 0.5])
+def test_mean_is_one_up_to_the_rounding_of_the_weight(rate, dtype):
+    torch.manual_seed(4)
+    n = 1_000_003
+    exact = 1 - round(rate * 65536) / 65536
+    mean = torch.tensor(1 / exact, dtype=dtype).item() * exact
+    assert abs(mean - 1) <= (2**-9 if dtype is torch.bfloat16 else 1e-6)
+    chance = 5 * math.sqrt((1 - exact) / exact / n)
+    assert abs(Dropout(rate)(torch.ones(n, dtype=dtype)).double().mean().item() - mean) < chance
+    pytorchs = nn.functional.dropout(torch.ones(n, dtype=dtype), rate).double().mean().item()
+    assert abs(pytorchs - mean) < chance
+
+
 def test_neighbours_are_independent():
     """Values that share a draw, and those of neighbouring draws: no correlation beyond chance."""
     torch.manual_seed(1)

@@ -9,6 +9,7 @@ from conftest import TINY
 from ptd_core.errors import RecipeError, SweepError
 from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe
+from ptd_core.records.folders import NAME
 from ptd_core.sweep.plan import FACTORS, read_plan
 
 SWEEPS = sorted((ROOT / "parameters" / "sweeps").glob("*.yaml"))
@@ -148,3 +149,19 @@ def test_shipped_sweeps(path):
     plan = read_plan(path)
     assert f"# {len(plan.runs)} runs" in path.read_text()
     assert len(plan.runs) == 3 * len({run.cell for run in plan.runs})
+
+
+def test_long_names_are_cut_and_end_in_a_hash(sweep):
+    names = ["drop_final", "drop_start", "drop_end", "drop_gamma", "weight_decay", "label_smoothing", "lr", "erase"]
+    levels = {"drop_final": [0.25, 0.5], "drop_start": [0], "drop_end": [2], "drop_gamma": [2.125],
+              "weight_decay": [0.05], "label_smoothing": [0.125], "lr": [0.001, 0.002], "erase": [0.25]}  # fmt: skip
+    text = yaml.safe_dump({"base": "plain.yaml", "factors": levels, "seeds": [0, 12345]}, sort_keys=False)
+    plan = read_plan(sweep(text, "x" * 120 + ".yaml"))
+    cells = {run.cell for run in plan.runs}
+    assert len({run.name for run in plan.runs}) == 8 and len(cells) == 4 and list(levels) == names
+    for run in plan.runs:
+        assert run.name == f"{run.cell}_seed{run.recipe.seed}" and NAME.fullmatch(run.name)
+        assert run.cell.startswith("plain_drop_final0.") and len(run.cell) == 100 - len("_seed12345")
+    assert NAME.fullmatch(plan.name) and plan.name.startswith("x" * 89 + "_")
+    again = read_plan(sweep(text, "x" * 121 + ".yaml"))
+    assert [run.name for run in again.runs] == [run.name for run in plan.runs] and again.name != plan.name
