@@ -185,7 +185,7 @@ class Trainer:
     def _train(self, epoch: int, keep: Keep | None, on_step: OnStep | None) -> tuple[float, float, float]:
         recipe, steps, partial = self.recipe, self.steps_per_epoch, self.partial
         start = time.perf_counter() - partial.seconds
-        partial.seed(torch_seed(recipe.seed, epoch, self._dropout(partial.step)), self.device)
+        partial.seed(torch_seed(recipe.seed, epoch, "dropout"), self.device)
         self.model.train()
         check_every = -(-steps // LOSS_CHECKS_PER_EPOCH)
         batches = itertools.islice(self.batches.epoch(epoch), partial.step, None)
@@ -194,6 +194,7 @@ class Trainer:
             batch = next(batches)
             partial.data_seconds += time.perf_counter() - asked
             self._set_lr(epoch * steps + step)
+            self._seed_step(epoch, step)
             loss, correct = self.step(batch, keep)
             partial.losses[step] = loss
             partial.correct += correct
@@ -208,10 +209,10 @@ class Trainer:
         lr = self._set_lr((epoch + 1) * steps - 1)  # the last step's, also if all steps were done before
         return partial.losses.mean().item(), 100 * partial.correct.item() / (steps * recipe.batch_size), lr
 
-    def _dropout(self, step: int) -> str:
-        """The purpose of dropout's seed. Only the first rank's random state is saved: others draw anew from there."""
-        rank = self.ranks.rank
-        return "dropout" if rank == 0 else f"dropout of rank {rank} from step {step}"
+    def _seed_step(self, epoch: int, step: int) -> None:
+        """Only the first rank's random state is saved; what the others draw in a step follows from its number."""
+        if rank := self.ranks.rank:
+            torch.manual_seed(torch_seed(self.recipe.seed, epoch, f"dropout of rank {rank} in step {step}"))
 
     def _set_lr(self, step: int) -> float:
         recipe, steps = self.recipe, self.steps_per_epoch
