@@ -194,7 +194,7 @@ class Trainer:
             batch = next(batches)
             partial.data_seconds += time.perf_counter() - asked
             self._set_lr(epoch * steps + step)
-            self._seed_step(epoch, step)
+            self.ranks.seed_step(recipe.seed, epoch, step)
             loss, correct = self.step(batch, keep)
             partial.losses[step] = loss
             partial.correct += correct
@@ -208,11 +208,6 @@ class Trainer:
             self._may_stop()
         lr = self._set_lr((epoch + 1) * steps - 1)  # the last step's, also if all steps were done before
         return partial.losses.mean().item(), 100 * partial.correct.item() / (steps * recipe.batch_size), lr
-
-    def _seed_step(self, epoch: int, step: int) -> None:
-        """Only the first rank's random state is saved; what the others draw in a step follows from its number."""
-        if rank := self.ranks.rank:
-            torch.manual_seed(torch_seed(self.recipe.seed, epoch, f"dropout of rank {rank} in step {step}"))
 
     def _set_lr(self, step: int) -> float:
         recipe, steps = self.recipe, self.steps_per_epoch

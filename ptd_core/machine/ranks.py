@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ptd_core.errors import DeviceError, LaunchError, RecipeError
 from ptd_core.machine.device import resolve_device
+from ptd_core.machine.randomness import torch_seed
 
 LAUNCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")  # what torchrun tells a process
 
@@ -93,6 +94,11 @@ class Ranks:
     def shard(self, batch: Tensor) -> Tensor:
         """This process's images of a batch (B, ...): (B / size, ...)."""
         return batch[self.rank :: self.size]
+
+    def seed_step(self, seed: int, epoch: int, step: int) -> None:
+        """Let the draws of a step follow from its number, but the first process's: that one's random state is saved."""
+        if self.rank:
+            torch.manual_seed(torch_seed(seed, epoch, f"dropout of rank {self.rank} in step {step}"))
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raises RecipeError if a batch does not divide among the processes."""
