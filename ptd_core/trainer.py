@@ -83,7 +83,7 @@ class Trainer:
         self.next_epoch = 0
         self.partial: PartialEpoch | None = None
         self._may_stop: MayStop = lambda: None
-        self._prepared: set[Keep | None] = set()  # what is kept in the steps that are compiled
+        self._prepared: set[Keep | None] = set()  # what is kept in the steps that are prepared
 
     @property
     def headline(self) -> nn.Module:
@@ -169,8 +169,13 @@ class Trainer:
         )
 
     def _prepare(self, keep: Keep | None) -> float:
-        """Seconds for compiling, and recording, the step with so many tokens; 0 where nothing is compiled."""
-        if self.path.compilation == "off" or keep in self._prepared:
+        """Seconds for compiling, and recording, the step with so many tokens; 0 where nothing is compiled.
+
+        Several processes prepare their first step in any case: after it DistributedDataParallel adds up gradients in
+        another order, and a run that is resumed must go on in that one.
+        """
+        compiles = self.path.compilation != "off"
+        if keep in self._prepared or not (compiles or (self.ranks.size > 1 and not self._prepared)):
             return 0.0
         start = time.perf_counter()
         size, side = self.recipe.batch_size, self.recipe.image_size
@@ -180,7 +185,7 @@ class Trainer:
         self.step.prepare(Batch(images, labels, images[0, 0] if self.recipe.mixing else None), keep)
         synchronize(self.device)
         self._prepared.add(keep)
-        return time.perf_counter() - start
+        return time.perf_counter() - start if compiles else 0.0
 
     def _train(self, epoch: int, keep: Keep | None, on_step: OnStep | None) -> tuple[float, float, float]:
         recipe, steps, partial = self.recipe, self.steps_per_epoch, self.partial
