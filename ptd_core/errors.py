@@ -21,6 +21,10 @@ class DeviceError(PTDError, RuntimeError):
     """A device was asked for that this machine does not have."""
 
 
+class LaunchError(PTDError, RuntimeError):
+    """The environment speaks of several processes, but does not say which of them this one is."""
+
+
 class OutputError(PTDError, OSError):
     """A folder that a run must write to cannot be written, or holds another run."""
 

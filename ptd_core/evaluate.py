@@ -51,11 +51,12 @@ def accuracy(
     with evaluating(model):
         for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size)):
             images, labels = ranks.shard(images), ranks.shard(labels)
-            with autocast(images.device, precision):
-                images = normalise(images.float() / 255)
-                logits = model(images) if keep is None else model(images, keep)
-            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-            correct += (logits.argmax(dim=1) == labels).sum()
+            if len(images):  # the last batch may hold fewer than there are processes
+                with autocast(images.device, precision):
+                    images = normalise(images.float() / 255)
+                    logits = model(images) if keep is None else model(images, keep)
+                loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+                correct += (logits.argmax(dim=1) == labels).sum()
             after_batch()
     loss, correct = ranks.sum(torch.stack([loss, correct])).tolist()
     return loss / len(split), 100 * correct / len(split)

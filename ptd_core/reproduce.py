@@ -21,6 +21,8 @@ from ptd_core.records.folders import RunFolder
 RECIPES = ("ptd_aug", "baseline_aug", "baseline", "ptd")
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command, later
 GRACE = 60  # seconds for a step and a checkpoint
+# Statuses of a command that was asked to stop: killed by the signal, or ended by itself as shells report one.
+STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # what ran has been stopped
 
 
 def bench_finished(folder: Path) -> bool:
@@ -63,20 +67,39 @@ def _do(name: str, done: bool, module: list[str], end: float) -> int:
 
 
 def run_until(command: list[str], end: float) -> int:
-    """Run a command, ask it to stop when the clock shows `end`; its exit status, RESUMABLE if it was stopped."""
+    """Run a command, ask it to stop when the clock shows `end`; its exit status, RESUMABLE if it was stopped.
+
+    One that does not stop within GRACE seconds is killed: it is resumed from what it saved last.
+    """
     if time.monotonic() >= end:
         return RESUMABLE
     process = subprocess.Popen(command, cwd=PROJECT_ROOT)
     try:
         return process.wait(None if end == float("inf") else max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        process.wait(GRACE)
-        say("stopped and saved; the same command resumes it")
-        return RESUMABLE
+        process.terminate()
+        return _stopped(process)
+    except KeyboardInterrupt:  # Ctrl-C: the terminal has sent it to the command as well
+        _stopped(process)
+        raise
     finally:
         if process.poll() is None:
             process.kill()
+
+
+def _stopped(process: subprocess.Popen) -> int:
+    """Wait for a process that was asked to stop, and say what came of it."""
+    try:
+        status = process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        say(f"killed: it did not stop within {GRACE} s; the same command resumes it where it saved last")
+        return RESUMABLE
+    if status not in STOPPED:
+        return status
+    say("stopped and saved; the same command resumes it")
+    return RESUMABLE
 
 
 if __name__ == "__main__":

@@ -110,8 +110,6 @@ def run_worker(recipe: Recipe, ranks: Ranks) -> None:
     trainer = Trainer(recipe, recipe.load_dataset(), ranks)
     if state is not None:
         trainer.load_state_dict(state)
-    if trainer.partial is not None:
-        trainer.partial.random = None  # the other process's
     with Interrupt() as interrupt:
         for _ in trainer.epochs(may_stop=stop_check(interrupt, trainer)):
             pass

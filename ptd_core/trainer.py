@@ -84,7 +84,7 @@ class Trainer:
         self.next_epoch = 0
         self.partial: PartialEpoch | None = None
         self._may_stop: MayStop = lambda: None
-        self._prepared: set[Keep | None] = set()  # what is kept in the steps that are compiled
+        self._prepared: set[Keep | None] = set()  # what is kept in the steps that are prepared
 
     @property
     def headline(self) -> nn.Module:
@@ -169,8 +169,13 @@ class Trainer:
         )
 
     def _prepare(self, keep: Keep | None) -> float:
-        """Seconds for compiling, and recording, the step with so many tokens; 0 where nothing is compiled."""
-        if self.path.compilation == "off" or keep in self._prepared:
+        """Seconds for compiling, and recording, the step with so many tokens; 0 where nothing is compiled.
+
+        Several processes prepare their first step in any case: after it DistributedDataParallel adds up gradients in
+        another order, and a run that is resumed must go on in that one.
+        """
+        compiles = self.path.compilation != "off"
+        if keep in self._prepared or not (compiles or (self.ranks.size > 1 and not self._prepared)):
             return 0.0
         start = time.perf_counter()
         size, side = self.recipe.batch_size, self.recipe.image_size
@@ -180,12 +185,12 @@ class Trainer:
         self.step.prepare(Batch(images, labels, images[0, 0] if self.recipe.mixing else None), keep)
         synchronize(self.device)
         self._prepared.add(keep)
-        return time.perf_counter() - start
+        return time.perf_counter() - start if compiles else 0.0
 
     def _train(self, epoch: int, keep: Keep | None, on_step: OnStep | None) -> tuple[float, float, float]:
         recipe, steps, partial = self.recipe, self.steps_per_epoch, self.partial
         start = time.perf_counter() - partial.seconds
-        partial.seed(torch_seed(recipe.seed, epoch, self._dropout(partial.step)), self.device)
+        partial.seed(torch_seed(recipe.seed, epoch, "dropout"), self.device)
         self.model.train()
         check_every = -(-steps // LOSS_CHECKS_PER_EPOCH)
         batches = itertools.islice(self.batches.epoch(epoch), partial.step, None)
@@ -194,6 +199,7 @@ class Trainer:
             batch = next(batches)
             partial.data_seconds += time.perf_counter() - asked
             self._set_lr(epoch * steps + step)
+            self.ranks.seed_step(recipe.seed, epoch, step)
             loss, correct = self.step(batch, keep)
             partial.losses[step] = loss
             partial.correct += correct
@@ -209,11 +215,6 @@ class Trainer:
             self._may_stop()
         lr = self._set_lr((epoch + 1) * steps - 1)  # the last step's, also if all steps were done before
         return partial.losses.mean().item(), 100 * partial.correct.item() / (steps * recipe.batch_size), lr
-
-    def _dropout(self, step: int) -> str:
-        """The purpose of dropout's seed. Only the first rank's random state is saved: others draw anew from there."""
-        rank = self.ranks.rank
-        return "dropout" if rank == 0 else f"dropout of rank {rank} from step {step}"
 
     def _set_lr(self, step: int) -> float:
         recipe, steps = self.recipe, self.steps_per_epoch

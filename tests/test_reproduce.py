@@ -1,7 +1,11 @@
 """The reproduction in pieces: it stops when its time is over, goes on, and repeats nothing."""
 
 import json
+import signal
+import sys
+import time
 
+import psutil
 import pytest
 
 from ptd_core import reproduce
@@ -26,6 +30,56 @@ def test_it_stops_goes_on_and_repeats_nothing(tmp_path, capfd):
     assert reproduce.main(arguments) == 0
     assert capfd.readouterr().out.splitlines() == [f"{name}: finished" for name in reproduce.RECIPES]
     assert all(file.stat().st_mtime_ns == before for file, before in written.items())
+
+
+def child(tmp_path, then):
+    """A command that tells its number, and does `then` when it is asked to stop."""
+    file = tmp_path / "number"
+    code = (
+        "import os, signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: {then})\n"
+        f"open({str(file)!r}, 'w').write(str(os.getpid()))\n"
+        "while True: time.sleep(0.01)\n"
+    )
+    return [sys.executable, "-c", code], file
+
+
+def test_a_command_that_does_not_stop_is_killed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "GRACE", 0.5)
+    command, file = child(tmp_path, "None")
+    assert reproduce.run_until(command, time.monotonic() + 3) == reproduce.RESUMABLE
+    said = capsys.readouterr().out
+    assert said == "killed: it did not stop within 0.5 s; the same command resumes it where it saved last\n"
+    assert not psutil.pid_exists(int(file.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("then", "status"),
+    [("sys.exit(143)", reproduce.RESUMABLE), ("sys.exit(0)", 0), ("sys.exit(2)", 2),
+     ("os.kill(os.getpid(), signal.SIGINT)", reproduce.RESUMABLE)],
+)  # fmt: skip
+def test_how_a_command_stopped_is_told_from_its_status(tmp_path, capsys, then, status):
+    command, _ = child(tmp_path, then)
+    assert reproduce.run_until(command, time.monotonic() + 3) == status
+    assert ("stopped and saved" in capsys.readouterr().out) == (status == reproduce.RESUMABLE)
+
+
+def test_ctrl_c_waits_for_what_runs(tmp_path, monkeypatch, capsys):
+    class Interrupted(reproduce.subprocess.Popen):
+        def wait(self, timeout=None):
+            if not hasattr(self, "asked"):
+                self.asked = True
+                while not file.exists():
+                    time.sleep(0.01)
+                self.send_signal(signal.SIGTERM)
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(reproduce.subprocess, "Popen", Interrupted)
+    command, file = child(tmp_path, "(time.sleep(1), sys.exit(143))")
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.run_until(command, float("inf"))
+    assert "stopped and saved" in capsys.readouterr().out
 
 
 @pytest.mark.slow

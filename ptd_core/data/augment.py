@@ -18,8 +18,11 @@ from ptd_core.machine.randomness import generator, torch_seed
 ERASE_AREA = (0.02, 0.33)  # share of the image's area, uniform
 ERASE_RATIO = (0.3, 3.3)  # height / width, uniform in its logarithm
 ERASE_ATTEMPTS = 10  # boxes tried until one is smaller than the image; torchvision's limit
-CPU_VALUES_PER_BLOCK = 1024 * 3 * 32 * 32
-NOISE_BLOCK = 64  # images' worth of noise drawn at a time
+# Of images worked on at once, as float32: many, for the bucketed operations; on the CPU memory fresh from the system
+# costs more than the arithmetic, and small blocks use the same again.
+BLOCK_BYTES = {"cpu": 12 * 2**20, "cuda": 96 * 2**20, "mps": 96 * 2**20}
+NOISE_BLOCK = 64  # images' worth of noise drawn at a time, of up to NOISE_PIXELS each, fewer of larger ones
+NOISE_PIXELS = 128 * 128
 
 
 @dataclass(frozen=True)
@@ -111,14 +114,15 @@ class Noise:
 
     def __init__(self, seed: int, shape: tuple[int, ...], device: torch.device):
         self._generator = torch.Generator(device).manual_seed(seed)
-        self._block = (NOISE_BLOCK, *shape)
+        images = max(1, NOISE_BLOCK * NOISE_PIXELS // max(NOISE_PIXELS, shape[-2] * shape[-1]))
+        self._block = (images, *shape)
         self._left = torch.empty((0, *shape), device=device)
 
     def take(self, k: int) -> torch.Tensor:
         """The next k images, float32 (k, C, S, S)."""
         parts = [self._left]
         # Random number generators step differently for different sizes, hence blocks of one size.
-        for _ in range(-(-(k - len(self._left)) // NOISE_BLOCK)):
+        for _ in range(-(-(k - len(self._left)) // self._block[0])):
             parts.append(torch.randn(self._block, generator=self._generator, device=self._left.device))
         drawn = torch.cat(parts)
         self._left = drawn[k:].clone()  # a clone, or the few images left would keep all of `drawn` in memory
@@ -169,8 +173,7 @@ def _chunks(
     operations = randaugment.draw(generator(seed, epoch, "randaugment"), m, augmentation.rand_ops)
     boxes = draw_boxes(generator(seed, epoch, "erase"), m, size, augmentation.erase)
     noise = Noise(torch_seed(seed, epoch, "erase noise"), images.shape[1:], images.device)
-    # On the CPU memory fresh from the system costs more than the arithmetic: small blocks use the same again.
-    block = max(1, CPU_VALUES_PER_BLOCK // images[0].numel()) if images.device.type == "cpu" else chunk
+    block = max(1, BLOCK_BYTES[images.device.type] // (4 * images.shape[1:].numel()))
     for start in range(0, m, chunk):
         stop = min(start + chunk, m)
         augmented = torch.empty((stop - start, *images.shape[1:]), device=images.device)

@@ -14,8 +14,8 @@ from ptd_core.data.dataset import Split
 from ptd_core.data.mixing import Mixing, mixing_weights
 from ptd_core.machine.randomness import generator
 
-# Images augmented at once: many, for the bucketed operations; on the CPU fewer, where fresh memory costs most.
-AUGMENTED_AT_ONCE = {"cpu": 2048, "cuda": 8192, "mps": 8192}
+# Of augmented images made ahead, float32, but always a whole batch; on the CPU fewer, where fresh memory costs most.
+BYTES_AHEAD = {"cpu": 24 * 2**20, "cuda": 96 * 2**20, "mps": 96 * 2**20}
 
 
 class Batch(NamedTuple):
@@ -67,7 +67,8 @@ class Batches:
         masks = None
         if self.masks:
             masks = augment_masks(split.masks, order, self.augmentation, **draws).to(device).split(size)
-        chunk = max(1, AUGMENTED_AT_ONCE[device.type] // size) * size
+        batch_bytes = 4 * size * split.images.shape[1:].numel()
+        chunk = max(1, BYTES_AHEAD[device.type] // batch_bytes) * size
         chunks = augment_epoch(split.images, order, self.augmentation, chunk=chunk, **draws)
         for step, images in enumerate(batch for chunk in chunks for batch in chunk.split(size)):
             yield Batch(

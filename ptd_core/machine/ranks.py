@@ -18,8 +18,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ptd_core.errors import DeviceError, RecipeError
+from ptd_core.errors import DeviceError, LaunchError, RecipeError
 from ptd_core.machine.device import resolve_device
+from ptd_core.machine.randomness import torch_seed
+
+LAUNCH = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")  # what torchrun tells a process
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,12 @@ class Ranks:
     def joined(cls, device: str) -> Iterator["Ranks"]:
         """The processes that torchrun has started, told by its environment; without torchrun, a single one.
 
-        Raises DeviceError if the machine has fewer CUDA devices than processes.
+        Raises DeviceError if the machine has fewer CUDA devices than processes, LaunchError as `from_environment`.
         """
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size == 1:
-            yield cls()
+        ranks = cls.from_environment()
+        if ranks.size == 1:
+            yield ranks
             return
-        ranks = cls(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
         on_cuda = ranks.device(device).type == "cuda"
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
         try:
@@ -51,6 +53,27 @@ class Ranks:
             # beyond this, and one that wakes up while Python ends aborts the process.
             gc.collect()
             dist.destroy_process_group()
+
+    @classmethod
+    def from_environment(cls) -> "Ranks":
+        """Which process this is, by the variables that torchrun sets; a single one without WORLD_SIZE, or if it is 1.
+
+        Raises LaunchError if it is one of several, but not told which, or where they meet.
+        """
+        said = {name: os.environ.get(name, "") for name in LAUNCH}
+        if said["WORLD_SIZE"] in ("", "1"):
+            return cls()
+        try:
+            size, rank, local_rank, port = (int(said[name]) for name in LAUNCH if name != "MASTER_ADDR")
+        except ValueError:
+            size, rank, local_rank, port = 0, 0, 0, 0
+        if not (0 <= rank < size and 0 <= local_rank < size and port > 0 and said["MASTER_ADDR"]):
+            environment = ", ".join(f"{name}={value}" if value else f"no {name}" for name, value in said.items())
+            raise LaunchError(
+                f"the environment has {environment}: start several processes with torchrun, which sets all of these; "
+                "for a single one unset WORLD_SIZE"
+            )
+        return cls(rank, size, local_rank)
 
     @property
     def writes(self) -> bool:
@@ -71,6 +94,11 @@ class Ranks:
     def shard(self, batch: Tensor) -> Tensor:
         """This process's images of a batch (B, ...): (B / size, ...)."""
         return batch[self.rank :: self.size]
+
+    def seed_step(self, seed: int, epoch: int, step: int) -> None:
+        """Let the draws of a step follow from its number, but the first process's: that one's random state is saved."""
+        if self.rank:
+            torch.manual_seed(torch_seed(seed, epoch, f"dropout of rank {self.rank} in step {step}"))
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raises RecipeError if a batch does not divide among the processes."""

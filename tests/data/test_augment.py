@@ -45,7 +45,7 @@ def test_function_of_seed_and_epoch_not_of_chunk_size(size, chunk, monkeypatch):
     assert torch.equal(epoch_of(FULL, images=images), whole)
     assert not torch.equal(epoch_of(FULL, images=images, epoch=1), whole)
     assert not torch.equal(epoch_of(FULL, images=images, seed=1), whole)
-    monkeypatch.setattr(augment, "CPU_VALUES_PER_BLOCK", 5 * 3 * size * size)
+    monkeypatch.setitem(augment.BLOCK_BYTES, "cpu", 5 * 4 * 3 * size * size)
     assert torch.equal(epoch_of(FULL, images=images, chunk=chunk), whole)
 
 
@@ -158,6 +158,15 @@ def test_boxes_come_with_the_probability_asked_for():
 def test_an_image_too_small_for_any_box_stays_whole():
     assert len(draw_boxes(np.random.default_rng(0), 100, 1, 1.0).images) < 100
     assert torch.isfinite(epoch_of(Augmentation(erase=1.0), images=IMAGES[..., :1, :1].contiguous())).all()
+
+
+def test_large_images_take_less_noise_at_a_time():
+    sequences = []
+    for sizes in ([9], [1, 4, 4]):
+        noise = Noise(5, (3, 512, 512), torch.device("cpu"))
+        sequences.append(torch.cat([noise.take(k) for k in sizes]))
+        assert len(noise._left) < 4
+    assert torch.equal(*sequences)
 
 
 def test_noise_does_not_depend_on_how_many_are_taken_at_a_time():

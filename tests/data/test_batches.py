@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ptd_core.data import augment, batches
 from ptd_core.data.augment import Augmentation, augment_epoch
 from ptd_core.data.batches import Batches
 from ptd_core.data.dataset import Split
@@ -46,6 +47,33 @@ def test_masks_do_not_change_the_other_draws():
     with_masks = Batches(split, 8, augmentation, Mixing(0.8, 1.0), masks=True).epoch(1)
     for one, two in zip(with_masks, Batches(split, 8, augmentation, Mixing(0.8, 1.0)).epoch(1)):
         assert all(torch.equal(getattr(one, name), getattr(two, name)) for name in ("images", "labels", "mix"))
+
+
+@pytest.mark.parametrize("budget", [1, 5_000, 20_000, 60_000])
+def test_memory_for_augmentation_is_counted_in_bytes_and_changes_nothing(budget, monkeypatch):
+    split, augmentation = masked_split(side=16), Augmentation(2, True, rand_ops=1, rand_magnitude=9, erase=0.5)
+    stream = Batches(split, 8, augmentation, seed=5)
+    whole = torch.cat([batch.images for batch in stream.epoch(4)])
+    made, worked = [], []
+    augment_all, apply = batches.augment_epoch, augment.randaugment.apply
+
+    def ahead(*arguments, **options):
+        for chunk in augment_all(*arguments, **options):
+            made.append(len(chunk))
+            yield chunk
+
+    def at_once(images, *arguments):
+        worked.append(len(images))
+        return apply(images, *arguments)
+
+    monkeypatch.setattr(batches, "augment_epoch", ahead)
+    monkeypatch.setattr(augment.randaugment, "apply", at_once)
+    monkeypatch.setitem(batches.BYTES_AHEAD, "cpu", budget)
+    monkeypatch.setitem(augment.BLOCK_BYTES, "cpu", budget)
+    assert torch.equal(torch.cat([batch.images for batch in stream.epoch(4)]), whole)
+    image = 4 * 3 * 16 * 16
+    assert max(made) == max(8, budget // image // 8 * 8)  # a batch at least
+    assert max(worked) == max(1, min(max(made), budget // image))
 
 
 def test_images_labels_and_weights_are_those_of_their_parts():

@@ -1,0 +1,100 @@
+"""What the processes of one job do, started as torchrun would, for tests that look inside them."""
+
+import multiprocessing
+import os
+import signal
+import socket
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
+from timm.layers import DropPath
+from torch import nn
+
+from ptd_core.machine.dropout import Dropout
+from ptd_core.machine.ranks import GlobalBatchNorm2d, Ranks
+from ptd_core.progress import Progress
+from ptd_core.run import execute, run_worker
+
+
+def together(task, *arguments, size=2):
+    """What `task(ranks, *arguments)` returns in each of `size` processes, in their order."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ProcessPoolExecutor(size, multiprocessing.get_context("spawn")) as pool:
+        answers = [pool.submit(_join, rank, size, port, task, arguments) for rank in range(size)]
+        return [answer.result(timeout=300) for answer in answers]
+
+
+def _join(rank, size, port, task, arguments):
+    torch.set_num_threads(1)
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    with Ranks.joined("cpu") as ranks:
+        return task(ranks, *arguments)
+
+
+class Cut(Progress):
+    """Progress that says nothing and sends its own process SIGTERM after the given (epoch, step), if there is one."""
+
+    def __init__(self, at=None):
+        super().__init__(bar=False)
+        self.at = at
+
+    def print(self, text):
+        pass
+
+    def step(self, epoch, done, steps):
+        if (epoch, done) == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(ranks, recipe, cut=None):
+    """One call of a run; whether it was stopped."""
+    try:
+        if ranks.writes:
+            execute(recipe, Cut(cut), ranks=ranks)
+        else:
+            run_worker(recipe, ranks)
+    except SystemExit as end:
+        return end.code == 128 + signal.SIGTERM
+    return False
+
+
+def run_in_pieces(ranks, recipe, cuts):
+    """A run that is stopped after each of the given (epoch, step), and resumed; whether each call was stopped."""
+    return [run(ranks, recipe, cut) for cut in (*cuts, None)]
+
+
+def run_and_watch(ranks, recipe):
+    """A run's choices: for each training step which values dropout made 0, and which rows drop-path did."""
+    steps = []
+
+    def watch(module, inputs, output):
+        if module.training and isinstance(module, Dropout):
+            steps[-1][0].append((output == 0).flatten()[:500])
+        if module.training and isinstance(module, DropPath):
+            steps[-1][1].append((output == 0).flatten(1).all(1))
+
+    def begin(module, inputs):
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            steps.append(([], []))
+
+    hooks = [
+        nn.modules.module.register_module_forward_hook(watch),
+        nn.modules.module.register_module_forward_pre_hook(begin),
+    ]
+    run(ranks, recipe)
+    for hook in hooks:
+        hook.remove()
+    return [tuple(torch.cat(kind).numpy() for kind in step) for step in steps]
+
+
+def normalise_a_shard(ranks, norm, images, weights):
+    """A training step's output, statistics and gradients of `norm` over all processes, for this one's shard."""
+    shared = GlobalBatchNorm2d.like(norm)
+    shard = ranks.shard(images).clone().requires_grad_()
+    out = shared(shard)
+    (out * ranks.shard(weights)).sum().backward()
+    found = (out.detach(), shard.grad, shared.running_mean, shared.running_var, shared.weight.grad, shared.bias.grad)
+    return [tensor.numpy() for tensor in found]
