@@ -5,6 +5,7 @@ from typing import Literal
 
 from ptd_core.data.cifar import load_cifar
 from ptd_core.data.dataset import Dataset, Split
+from ptd_core.data.folder_files import shown
 from ptd_core.data.image_folder import load_image_folder
 from ptd_core.data.shapes import load_shapes
 from ptd_core.errors import DataError
@@ -39,5 +40,5 @@ def load(
         if name == "folder":
             return load_image_folder(folder, **sizes)
     except OSError as error:  # a folder that may not be listed, a file that may not be opened
-        raise DataError(f"{error.filename or folder} cannot be read ({error.strerror or error}).") from error
+        raise DataError(f"{shown(error.filename or folder)} cannot be read ({error.strerror or error}).") from error
     raise DataError(f"There is no dataset named {name!r}; the names are shapes, cifar100, cifar10 and folder.")
