@@ -16,9 +16,9 @@ def project_root(code_root: Path) -> Path:
 PROJECT_ROOT = project_root(CODE_ROOT)
 
 
-def readable(name: str) -> str:
+def readable(name: str | Path) -> str:
     """A file's name as text that can be drawn and printed: bytes that are not UTF-8 as \\udcXX, all else as it is."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def resolve_data_dir(data_dir: str | Path) -> Path:

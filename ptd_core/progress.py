@@ -133,6 +133,7 @@ def describe(trainer: Trainer, dataset: Dataset) -> list[str]:
         f"of {recipe.batch_size} images",
         f"data      {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
         f"{recipe.image_size} px, {trainer.classes} classes",
+        *(f"data      {note}" for note in dataset.notes),
         f"model     {parameters:,} parameters, {vit.patch_tokens} patch tokens, training "
         f"{cost(vit, trainer.classes).training / 1e9:.3f} GFLOP an image",
         f"device    {describe_device(trainer.device)}, {trainer.path}",

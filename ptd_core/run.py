@@ -1,9 +1,6 @@
 """One whole run: data, training, checkpoints, records, figures. Chapters and the command line both call `execute`."""
 
-import itertools
-import signal
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,8 +27,6 @@ from ptd_core.records.run_record import ModelFacts, Results, RunRecord, Times, r
 from ptd_core.records.stamp import stamp
 from ptd_core.trainer import Probe, Trainer, build_model
 from ptd_core.views.curves import save_run_figures
-
-STOP_AGREED_EVERY = 16  # steps of several CUDA devices, which should not wait for each other's hosts at every one
 
 
 @dataclass(frozen=True)
@@ -81,13 +76,12 @@ def execute(
         checkpoints = Checkpoints(folder.path)
         found = checkpoints.load(progress.print)
         record = RunRecord.read(folder.path)
-        for theirs in (record and record.recipe, found and found.recipe):
-            if theirs is not None:  # nothing of another recipe is overwritten
-                refuse_other_settings(recipe.settings(), theirs, folder.path)
+        there = [theirs for theirs in (record, found) if theirs]
+        for theirs in there:  # nothing of another recipe is overwritten
+            refuse_other_settings(recipe.settings(), theirs.recipe, folder.path)
         dataset = dataset or recipe.load_dataset()
-        for theirs in (record and record.data, found and found.data):
-            if theirs is not None:
-                refuse_other_data(dataset.digest, theirs, folder.path)
+        for theirs in there:
+            refuse_other_data(dataset.digest, theirs.data, folder.path)
         ranks.broadcast(found and found.trainer)
         trainer = Trainer(recipe, dataset, ranks, probes)
         folder.create()  # only now: a refusal above leaves no folder behind
@@ -111,7 +105,7 @@ def run_worker(recipe: Recipe, ranks: Ranks) -> None:
     if state is not None:
         trainer.load_state_dict(state)
     with Interrupt() as interrupt:
-        for _ in trainer.epochs(may_stop=stop_check(interrupt, trainer)):
+        for _ in trainer.epochs(may_stop=interrupt.check_of(ranks, trainer.device)):
             pass
 
 
@@ -137,19 +131,6 @@ def load_model(run: str, out_dir: str = "") -> HybridViT:
     return model.eval()
 
 
-def stop_check(interrupt: Interrupt, trainer: Trainer) -> Callable[[], None]:
-    """A check that stops all processes after the same step when a signal has come to one of them."""
-    calls = itertools.count()
-    every = STOP_AGREED_EVERY if trainer.device.type == "cuda" and trainer.ranks.size > 1 else 1
-
-    def check() -> None:
-        if next(calls) % every == 0 and trainer.ranks.any(interrupt.received is not None):
-            interrupt.received = interrupt.received or signal.SIGTERM
-            interrupt.check()
-
-    return check
-
-
 def _train(
     trainer: Trainer,
     records: list[EpochRecord],
@@ -173,7 +154,7 @@ def _train(
         return Checkpoint(trainer.state_dict(), records, recipe.settings(), trainer.dataset.digest, origin)
 
     try:
-        for record in trainer.epochs(on_step, stop_check(interrupt, trainer)):
+        for record in trainer.epochs(on_step, interrupt.check_of(trainer.ranks, trainer.device)):
             records.append(record)
             progress.epoch(record, recipe.epochs)
             # The last checkpoint comes last: a process killed before it writes the others again, to the same end.
@@ -189,16 +170,17 @@ def _train(
                 checkpoints.save_weights(checkpoints.weights, trainer.headline.state_dict(), description)
                 with within.timed():
                     checkpoints.save(checkpoint())
-    except Stopped:
-        checkpoints.save(checkpoint())
+    except (Stopped, TrainingError) as end:
+        stopped = isinstance(end, Stopped)
+        if stopped:
+            checkpoints.save(checkpoint())
         if records:
             _save(trainer, records, _record(trainer, records), folder)
         progress.close()
-        progress.print(f"{recipe.run_name} is stopped and saved; the same command resumes it from {position(trainer)}")
-        raise
-    except TrainingError:
-        if records:
-            _save(trainer, records, _record(trainer, records), folder)
+        if stopped:
+            progress.print(
+                f"{recipe.run_name} is stopped and saved; the same command resumes it from {position(trainer)}"
+            )
         raise
     finally:
         progress.close()

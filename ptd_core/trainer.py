@@ -57,9 +57,7 @@ class Trainer:
         ranks: Ranks = Ranks(),  # noqa: B008  frozen
         probes: tuple[Probe, ...] = (),
     ):
-        self.recipe, self.dataset = recipe, dataset
-        self.ranks = ranks
-        self.probes = probes
+        self.recipe, self.dataset, self.ranks, self.probes = recipe, dataset, ranks, probes
         ranks.check_batch_size(recipe.batch_size)
         self.device = ranks.device(recipe.device)
         check_mps_linear(self.device, recipe.batch_size, 1 + recipe.vit.patch_tokens)
@@ -67,15 +65,13 @@ class Trainer:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.classes = len(dataset.classes)
-        self.train = dataset.train.to(self.device)
-        self.test = dataset.test.to(self.device)
+        self.train, self.test = dataset.train.to(self.device), dataset.test.to(self.device)
         self._clean = self.train.part(len(self.test))
         self.batches = Batches(self.train, recipe.batch_size, recipe.augmentation, recipe.mixing, seed=recipe.seed)
         self.steps_per_epoch = self.batches.steps
         if not self.steps_per_epoch:
             raise DataError(f"{len(dataset.train)} training images do not fill one batch of {recipe.batch_size}")
-        self._mean = torch.tensor(dataset.mean, device=self.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(dataset.std, device=self.device).view(1, 3, 1, 1)
+        self._mean, self._std = torch.tensor([dataset.mean, dataset.std], device=self.device).view(2, 1, 3, 1, 1)
         model = ranks.global_batch_norm(build_model(recipe, self.classes, self.path.attention))
         self.model = self.path.place(model, self.device)
         self.averaged = WarmupEma(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
@@ -98,8 +94,7 @@ class Trainer:
 
         Raises TrainingError, naming epoch and step, when the loss is not finite; the weights are then of no use.
         """
-        if may_stop:
-            self._may_stop = may_stop
+        self._may_stop = may_stop or self._may_stop
         while self.next_epoch < self.recipe.epochs:
             record = self._epoch(self.next_epoch, on_step)
             self.next_epoch += 1  # before the yield: a caller saves the state of a trainer that has done this epoch

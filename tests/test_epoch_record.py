@@ -113,7 +113,9 @@ def measured(model, images, labels, dataset):
 
 def same_weights(ours, truth):
     for name, value in truth.state_dict().items():
-        torch.testing.assert_close(ours.state_dict()[name], value, rtol=5e-3, atol=5e-4, msg=lambda text: name + text)
+        torch.testing.assert_close(
+            ours.state_dict()[name], value, rtol=5e-3, atol=5e-4, msg=lambda text, name=name: name + text
+        )
 
 
 def about(value):

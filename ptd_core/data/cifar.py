@@ -172,7 +172,7 @@ def _from_torchvision_folder(name: str, data_dir: Path, subset: int, test_subset
     for split, size in (("train", subset), ("test", test_subset)):
         source = kind.source(data_dir, train=split == "train", download=False)
         labels = np.asarray(source.targets, dtype=np.int64)
-        chosen = balanced_subset(labels, size, kind.classes, f"{split} images of {name}")
+        chosen = balanced_subset(labels, size, kind.classes, f"{split} images of {name}", tuple(source.classes))
         images = np.ascontiguousarray(source.data[chosen].transpose(0, 3, 1, 2))
         splits.append(Split(torch.from_numpy(images), torch.from_numpy(labels[chosen])))
     return Dataset(name, splits[0], splits[1], tuple(source.classes), kind.mean, kind.std)

@@ -52,7 +52,8 @@ def read_split(folder: Path, split: str, label_column: str, classes: int, rows: 
     if len(labels) != rows:
         listed = ", ".join(f"{path.name}: {len(part)}" for path, part in zip(paths, per_shard, strict=True))
         raise DataError(f"The {split} shards in {folder} hold {len(labels)} rows, expected {rows} ({listed}).")
-    chosen = balanced_subset(labels, subset, classes, f"{split} images in {folder}")
+    names = read_class_names(folder, label_column, classes) if subset else ()
+    chosen = balanced_subset(labels, subset, classes, f"{split} images in {folder}", names)
 
     images = np.empty((len(chosen), 3, SIZE, SIZE), dtype=np.uint8)
     # One plain loop: PNGs this small spend less time decoding than threads spend passing Python's lock around.

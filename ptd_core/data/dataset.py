@@ -52,7 +52,7 @@ class Split:
 class Dataset:
     """A training set and a test set with one list of class names.
 
-    mean, std: per channel, of training pixels scaled to [0, 1].
+    mean, std: per channel, of training pixels scaled to [0, 1]. notes: sentences on what was read, for a run to print.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -84,13 +85,14 @@ def rank_in_class(labels: np.ndarray) -> np.ndarray:
     return rank
 
 
-def balanced_subset(labels: np.ndarray, size: int, classes: int, what: str) -> np.ndarray:
+def balanced_subset(labels: np.ndarray, size: int, classes: int, what: str, names: tuple[str, ...] = ()) -> np.ndarray:
     """Indices, ascending, of `size` images whose class counts differ by at most one; all images if size is 0.
 
     The first images of each class in file order are taken, whatever the training seed, so that runs with several
     seeds see the same images and a larger subset contains a smaller one.
 
-    labels: int (n,). what: a phrase for messages, such as "training images of cifar100".
+    labels: int (n,). what: a phrase for messages, such as "training images of cifar100". names: of the classes,
+    also for messages.
     Raises DataError if there are fewer than `size` images, fewer wanted than classes, or if a class runs short.
     """
     if size == 0:
@@ -105,9 +107,10 @@ def balanced_subset(labels: np.ndarray, size: int, classes: int, what: str) -> n
     if counts.min() < whole or len(one_more) < extra:
         short = int(counts.argmin())
         most = classes * counts[short] + int((counts > counts[short]).sum())
+        name = names[short] if names else short
         raise DataError(
             f"A class-balanced subset of {size} {what} needs {whole + (extra > 0)} images in "
-            f"{extra or classes} of {classes} classes and {whole} in the others, but class {short} "
+            f"{extra or classes} of {classes} classes and {whole} in the others, but class {name} "
             f"has {counts[short]}. Ask for at most {most}, or for 0 (all of them)."
         )
     chosen[one_more] = True

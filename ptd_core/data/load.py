@@ -8,7 +8,7 @@ from ptd_core.data.dataset import Dataset, Split
 from ptd_core.data.image_folder import load_image_folder
 from ptd_core.data.shapes import load_shapes
 from ptd_core.errors import DataError
-from ptd_core.paths import resolve_data_dir
+from ptd_core.paths import readable, resolve_data_dir
 
 __all__ = ["Dataset", "Split", "load", "resolve_data_dir"]
 
@@ -39,5 +39,5 @@ def load(
         if name == "folder":
             return load_image_folder(folder, **sizes)
     except OSError as error:  # a folder that may not be listed, a file that may not be opened
-        raise DataError(f"{error.filename or folder} cannot be read ({error.strerror or error}).") from error
+        raise DataError(f"{readable(error.filename or folder)} cannot be read ({error.strerror or error}).") from error
     raise DataError(f"There is no dataset named {name!r}; the names are shapes, cifar100, cifar10 and folder.")

@@ -1,8 +1,16 @@
 """Ctrl-C, the stop button of JupyterLab and SIGTERM: asked for now, obeyed where nothing is half done."""
 
+import itertools
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
+
+import torch
+
+from ptd_core.machine.ranks import Ranks
+
+AGREED_EVERY = 16  # steps of several CUDA devices, which should not wait for each other's hosts at every one
 
 
 class Stopped(BaseException):
@@ -34,6 +42,18 @@ class Interrupt:
         """Raises Stopped if a signal has come."""
         if self.received is not None:
             raise Stopped
+
+    def check_of(self, ranks: Ranks, device: torch.device) -> Callable[[], None]:
+        """A check that stops all processes after the same step when a signal has come to one of them."""
+        calls = itertools.count()
+        every = AGREED_EVERY if device.type == "cuda" and ranks.size > 1 else 1
+
+        def check() -> None:
+            if next(calls) % every == 0 and ranks.any(self.received is not None):
+                self.received = self.received or signal.SIGTERM
+                self.check()
+
+        return check
 
     def __exit__(self, kind: type[BaseException] | None, error, traceback) -> None:
         self._restore()
