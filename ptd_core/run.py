@@ -116,8 +116,8 @@ def load_model(run: str, out_dir: str = "") -> HybridViT:
     Raises RecipeError for a name that no run can have, OutputError if the run or its weights are not there, or are
     damaged.
     """
-    Recipe.from_values({"run": run, "out_dir": out_dir}, source="load_model")
-    folder = RunFolder(run, out_dir).path
+    recipe = Recipe.from_values({"run": run, "out_dir": out_dir}, source="load_model")
+    folder = RunFolder(run, recipe.out_dir).path
     record = RunRecord.read(folder)
     if record is None:
         raise OutputError(f"{folder}: holds no run with a {run_record.FILE}")

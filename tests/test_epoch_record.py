@@ -16,7 +16,7 @@ from ptd_core.trainer import Trainer, build_model
 
 FIELDS = {field.name for field in dataclasses.fields(EpochRecord)}
 # Seconds, each a power of two of its own, so that no sum of some equals a sum of others.
-BATCH, STEP, EVALUATION, COMPILING = 1.0, 8.0, 64.0, 1024.0
+BATCH, STEP, EVALUATION, COMPILING, PRINTING = 1.0, 8.0, 64.0, 1024.0, 16384.0
 STEPS, IMAGES, CLASSES = 5, 32, 10
 EXACT = {"dropout": 0.0, "drop_path": 0.0, "qkv_bias": False}  # a bias of keys has no gradient but rounding
 SETTINGS = {**EXACT, "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "lr": 4e-3, "label_smoothing": 0.1, "ema_decay": 0.8}
@@ -24,7 +24,10 @@ CURRICULUM = {0: (0.0, 64), 1: (0.125, 56), 2: (0.5, 32)}  # epoch: drop ratio, 
 
 
 def clocked(monkeypatch, trainer):
-    """The trainer on a clock that its batches, steps, evaluations and compilations move, each by its own amount."""
+    """The trainer on a clock that its batches, steps, evaluations and compilations move, each by its own amount.
+
+    And an `on_step` that moves it too.
+    """
     now = [0.0]
     monkeypatch.setattr(trainer_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
@@ -47,7 +50,11 @@ def clocked(monkeypatch, trainer):
     trainer.step, trainer.batches.epoch = Step(), epoch
     trainer.evaluate = taking(EVALUATION, trainer.evaluate)
     trainer.path = dataclasses.replace(trainer.path, compilation="inductor")  # said after the step was made: it is not
-    return trainer
+
+    def on_step(epoch, done, steps):
+        now[0] += PRINTING
+
+    return trainer, on_step
 
 
 def learning_rates(recipe):
@@ -127,9 +134,10 @@ def test_every_field_of_a_record_is_what_its_epoch_gives_by_hand(monkeypatch, ti
     recipe = tiny(**{**SETTINGS, "ema_decay": ema_decay})
     train, test = tiny_shapes.train, tiny_shapes.test
     trainer = Trainer(recipe, tiny_shapes, probes=(lambda trainer: {"epochs begun": trainer.next_epoch + 1.0},))
-    epochs, seen = clocked(monkeypatch, trainer).epochs(), []
+    trainer, on_step = clocked(monkeypatch, trainer)
+    epochs, seen = trainer.epochs(on_step), []
     for epoch, (numbers, model, average) in enumerate(trained_by_hand(recipe, tiny_shapes)):
-        record = next(epochs)
+        record = next(epochs)  # the caller's time in `on_step` is nobody's
         same_weights(trainer.model, model)
         if ema_decay:
             same_weights(trainer.averaged.module, average)
@@ -140,8 +148,8 @@ def test_every_field_of_a_record_is_what_its_epoch_gives_by_hand(monkeypatch, ti
         ema_loss, ema_accuracy = (
             measured(averaged, test.images, test.labels, tiny_shapes) if ema_decay else (math.nan, math.nan)
         )
-        as_many = len(test.labels)
-        _, clean = measured(headline, train.images[:as_many], train.labels[:as_many], tiny_shapes)
+        part = train.part(len(test.labels))
+        _, clean = measured(headline, part.images, part.labels, tiny_shapes)
         ratio, kept = CURRICULUM[epoch]
         expected = {
             "epoch": epoch,
@@ -164,7 +172,7 @@ def test_every_field_of_a_record_is_what_its_epoch_gives_by_hand(monkeypatch, ti
         }
         assert expected.keys() == FIELDS  # a new field wants a line here
         assert vars(record) == {name: about(value) for name, value in expected.items()}
-        _, clean_raw = measured(raw, train.images[:as_many], train.labels[:as_many], tiny_shapes)
+        _, clean_raw = measured(raw, part.images, part.labels, tiny_shapes)
         seen.append({**expected, "clean, raw weights": clean_raw, **numbers})
     assert next(epochs, None) is None
     # Were two of these the same in every epoch, one could stand for the other unnoticed.
@@ -178,7 +186,7 @@ def test_every_field_of_a_record_is_what_its_epoch_gives_by_hand(monkeypatch, ti
 
 def test_an_epoch_without_evaluation_measures_nothing_and_takes_no_time_for_it(monkeypatch, tiny, tiny_shapes):
     recipe = tiny(**SETTINGS, eval_every=3)
-    trainer = clocked(monkeypatch, Trainer(recipe, tiny_shapes, probes=(lambda trainer: {"one": 1.0},)))
+    trainer, _ = clocked(monkeypatch, Trainer(recipe, tiny_shapes, probes=(lambda trainer: {"one": 1.0},)))
     first, second, last = trainer.epochs()
     for record in (first, second):
         names = ("clean_train_accuracy", "test_loss", "test_accuracy", "ema_test_loss", "ema_test_accuracy")
@@ -188,7 +196,7 @@ def test_an_epoch_without_evaluation_measures_nothing_and_takes_no_time_for_it(m
 
 
 def test_a_step_is_compiled_once_for_each_number_of_tokens(monkeypatch, tiny, tiny_shapes):
-    trainer = clocked(monkeypatch, Trainer(tiny(**SETTINGS, epochs=5, drop_end=1), tiny_shapes))
+    trainer, _ = clocked(monkeypatch, Trainer(tiny(**SETTINGS, epochs=5, drop_end=1), tiny_shapes))
     records = list(trainer.epochs())
     assert [record.kept_tokens for record in records] == [64, 32, 32, 32, 32]
     assert [record.compile_seconds for record in records] == [COMPILING, COMPILING, 0.0, 0.0, 0.0]

@@ -47,7 +47,7 @@ def test_one_line_an_epoch_and_a_bar_only_where_wanted(capsys):
         progress.epoch(RECORD, 10)
         out, err = capsys.readouterr()
         assert out == "epoch   5/10  kept   41  loss 2.5000  test  42.50 %  train (clean)  44.00 %  400 images/s\n"
-        assert ("epoch 4" in err and "/3" in err) is bar
+        assert ("epoch 5" in err and "/3" in err) is bar
 
 
 def test_what_was_not_measured_is_not_printed(capsys):

@@ -160,7 +160,7 @@ def test_loss_that_is_not_finite_keeps_what_was_recorded(tiny, tmp_path, monkeyp
         return train(self, epoch, keep, on_step)
 
     monkeypatch.setattr(Trainer, "_train", explode)
-    with pytest.raises(TrainingError, match="epoch 2, step 0"):
+    with pytest.raises(TrainingError, match="epoch 3, step 1"):
         execute(tiny(), Lines())
     folder = tmp_path / "runs" / "tiny"
     assert len(history.read_csv(folder / "ptd_history.csv")) == 2

@@ -173,7 +173,7 @@ def test_loss_that_is_not_finite_stops_with_epoch_and_step(tiny, tiny_shapes):
         return output * math.inf if len(calls) == 4 else output
 
     trainer.model.head.register_forward_hook(poison)
-    with pytest.raises(TrainingError, match="epoch 1, step 3"):
+    with pytest.raises(TrainingError, match="epoch 2, step 4"):
         next(epochs)
 
 

@@ -20,6 +20,7 @@ from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.records import history
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.run import execute
+from ptd_core.step import TrainingStep
 from ptd_core.trainer import Trainer
 
 
@@ -123,15 +124,14 @@ def test_signal_after_the_last_step_is_obeyed_when_all_is_saved(tiny, tmp_path, 
     assert any("is finished" in line for line in progress.printed)
 
 
-def test_training_time_counts_all_calls(tiny, tmp_path, whole):
-    class Slow(SignalAt):
-        def step(self, epoch, done, steps):
-            if done == 1:
-                time.sleep(0.3)
-            super().step(epoch, done, steps)
+def test_training_time_counts_all_calls(tiny, tmp_path, whole, monkeypatch):
+    def slowly(self, batch, keep, step=TrainingStep.__call__):
+        time.sleep(0.15)
+        return step(self, batch, keep)
 
-    with pytest.raises(KeyboardInterrupt):
-        execute(tiny(), Slow(signal.SIGINT, (0, 2)))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingStep, "__call__", slowly)
+        execute(tiny(), SignalAt(signal.SIGINT, (0, 2)))
     assert Checkpoints(tmp_path / "runs" / "tiny").load(print).trainer["partial"]["seconds"] >= 0.3
     done = execute(tiny(), Lines())
     assert done.records[0].train_seconds >= 0.3

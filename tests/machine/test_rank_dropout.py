@@ -26,6 +26,9 @@ class Drawing:
     def __init__(self, step):
         self.optimizer, self.batches, self.draws = step.optimizer, [], []
 
+    def prepare(self, batch, keep):
+        torch.rand(7)  # whatever it draws, no step notices
+
     def __call__(self, batch, keep):
         self.batches.append(batch)
         self.draws.append(torch.rand(4))
@@ -56,11 +59,9 @@ def test_each_rank_draws_its_own_dropout_and_does_so_again(recipe, tiny_shapes):
     assert not set(first.flatten().tolist()) & set(second.flatten().tolist())
 
 
-def test_a_resumed_rank_repeats_none_of_the_draws_before(recipe, tiny_shapes):
-    before = torch.stack(epoch_of(1, recipe, tiny_shapes).draws)
-    after = torch.stack(epoch_of(1, recipe, tiny_shapes, stand=2).draws)
-    assert after.shape == (3, 4)
-    assert not set(before.flatten().tolist()) & set(after.flatten().tolist())
+def test_a_resumed_rank_draws_as_if_nothing_had_stopped_it(recipe, tiny_shapes):
+    whole = torch.stack(epoch_of(1, recipe, tiny_shapes).draws)
+    assert torch.equal(torch.stack(epoch_of(1, recipe, tiny_shapes, stand=2).draws), whole[2:])
 
 
 def test_all_ranks_make_the_same_batches_of_which_each_takes_its_own_images(recipe, tiny_shapes):

@@ -47,8 +47,8 @@ def test_saliency_explorer_shows_what_python_computes(tiny_run, saliency_file, o
     page.select_option("#head", label="head 1")
     press(page, "ratio", "ArrowRight", 20)
     assert page.text_content("output[for=ratio]") == "0.70"
-    test = tiny_run.trainer.test
-    inputs = tiny_run.trainer.normalise(test.images[:48].float() / 255)
+    test = tiny_run.trainer.test.part(48)
+    inputs = tiny_run.trainer.normalise(test.images.float() / 255)
     saliency = attention_maps(tiny_run.model, inputs, 1)[5, 1]
     kept = kept_mask(saliency[None], 19)
     left = page.locator("svg image").nth(1).evaluate("image => image.x.baseVal.value")
