@@ -68,13 +68,14 @@ class Progress:
         if done == steps:
             self.close()
 
-    def epoch(self, record: EpochRecord, epochs: int) -> None:
-        """One line; the columns that were not measured in this epoch are left out."""
+    def epoch(self, record: EpochRecord, epochs: int, left: float = 0.0) -> None:
+        """One line; the columns that were not measured in this epoch are left out. left: seconds to go, 0 at the end."""
         self.close()
         tests = f"  test {record.headline:6.2f} %  train (clean) {record.clean_train_accuracy:6.2f} %"
         self.print(
             f"epoch {record.epoch + 1:3d}/{epochs}  kept {record.kept_tokens:4d}  loss {record.train_loss:.4f}"
             f"{tests if record.evaluated else ''}  {record.images_per_second:.0f} images/s"
+            f"{f'  {duration(left)} left' if left else ''}"
         )
 
     def close(self) -> None:
@@ -85,7 +86,7 @@ class Progress:
 
 
 class Estimate:
-    """Prints once, after the first steps, how long the rest will take."""
+    """How long the rest will take. Prints it once, after the first steps."""
 
     def __init__(self, trainer: Trainer, progress: Progress):
         self._trainer, self._progress = trainer, progress
@@ -107,9 +108,15 @@ class Estimate:
                 f"evaluation included ({self._trainer.recipe.batch_size / step_seconds:.0f} images/s now)"
             )
 
+    def left(self, record: EpochRecord) -> float:
+        """Seconds to go after an epoch, from its own speed."""
+        return estimate_seconds(self._trainer, record.train_seconds / self._trainer.steps_per_epoch, record.epoch, 1)
 
-def estimate_seconds(trainer: Trainer, step_seconds: float, epoch: int) -> float:
-    """Time of the epochs from `epoch` on, evaluation included, if a training step now takes `step_seconds`.
+
+def estimate_seconds(trainer: Trainer, step_seconds: float, epoch: int, done: int = 0) -> float:
+    """Time of the epochs from `epoch` on, evaluation included, if a training step of it takes `step_seconds`.
+
+    done: how many of these epochs are over.
 
     Steps of other epochs and evaluation are scaled by their floating-point operations: an extrapolation.
     """
@@ -119,7 +126,7 @@ def estimate_seconds(trainer: Trainer, step_seconds: float, epoch: int) -> float
         return cost(recipe.vit, trainer.classes, recipe.token_drop, recipe.keep(epoch)).training
 
     forward = cost(recipe.vit, trainer.classes).forward
-    later = range(epoch, recipe.epochs)
+    later = range(epoch + done, recipe.epochs)
     total = sum(images * training(t) + trainer.evaluates(t) * trainer.evaluated_images() * forward for t in later)
     return step_seconds * total / (training(epoch) * recipe.batch_size)
 

@@ -156,7 +156,7 @@ def _train(
     try:
         for record in trainer.epochs(on_step, interrupt.check_of(trainer.ranks, trainer.device)):
             records.append(record)
-            progress.epoch(record, recipe.epochs)
+            progress.epoch(record, recipe.epochs, estimate.left(record))
             # The last checkpoint comes last: a process killed before it writes the others again, to the same end.
             if record.evaluated and record.headline > max(
                 (earlier.headline for earlier in records[:-1] if earlier.evaluated), default=-1.0

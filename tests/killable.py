@@ -64,7 +64,7 @@ def full_disk(recipe, limit, answer):
     torch.set_num_threads(1)
 
     class Limit(Silent):
-        def epoch(self, record, epochs):
+        def epoch(self, record, epochs, left):
             if record.epoch == 1:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 

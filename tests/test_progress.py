@@ -50,6 +50,11 @@ def test_one_line_an_epoch_and_a_bar_only_where_wanted(capsys):
         assert ("epoch 5" in err and "/3" in err) is bar
 
 
+def test_an_epoch_says_how_long_the_rest_will_take(capsys):
+    Progress(bar=False).epoch(RECORD, 10, left=95.0)
+    assert capsys.readouterr().out.endswith("400 images/s  1 min 35 s left\n")
+
+
 def test_what_was_not_measured_is_not_printed(capsys):
     Progress(bar=False).epoch(replace(RECORD, test_accuracy=NAN, ema_test_accuracy=NAN), 10)
     assert capsys.readouterr().out == "epoch   5/10  kept   41  loss 2.5000  400 images/s\n"
@@ -99,3 +104,5 @@ def test_estimate_scales_steps_by_their_operations(tiny, tiny_shapes):
     per_epoch = 5 + 120 * price.forward / (32 * price.training)
     assert estimate_seconds(trainer, 2.0, 0) == pytest.approx(2.0 * 3 * per_epoch)
     assert estimate_seconds(trainer, 2.0, 2) == pytest.approx(2.0 * per_epoch)
+    assert estimate_seconds(trainer, 2.0, 0, done=1) == pytest.approx(2.0 * 2 * per_epoch)
+    assert estimate_seconds(trainer, 2.0, 2, done=1) == 0

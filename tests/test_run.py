@@ -92,7 +92,7 @@ def test_stopped_run_is_resumed_where_it_stood(tiny, tmp_path):
     whole = execute(tiny(out_dir=str(tmp_path / "whole")), Lines())
 
     class StopAfterFirst(Lines):
-        def epoch(self, record, epochs):
+        def epoch(self, record, epochs, left):
             if record.epoch == 1:
                 raise KeyboardInterrupt
 

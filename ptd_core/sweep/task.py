@@ -142,9 +142,9 @@ class _Reporter(Progress):
         elif not text.startswith(_OPENING):
             self.tell("prints", text.removeprefix(f"{self._run} "))
 
-    def epoch(self, record: EpochRecord, epochs: int) -> None:
+    def epoch(self, record: EpochRecord, epochs: int, left: float = 0.0) -> None:
         self._epoch = record.epoch
-        super().epoch(record, epochs)  # prints one line
+        super().epoch(record, epochs, left)  # prints one line
         self._epoch = None
 
     def step(self, epoch: int, done: int, steps: int) -> None:

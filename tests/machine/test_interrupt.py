@@ -112,7 +112,7 @@ def test_stopped_in_evaluation_does_not_train_the_epoch_again(tiny, whole, monke
 
 def test_signal_after_the_last_step_is_obeyed_when_all_is_saved(tiny, tmp_path, whole):
     class AtTheEnd(Lines):
-        def epoch(self, record, epochs):
+        def epoch(self, record, epochs, left):
             if record.epoch == epochs - 1:
                 os.kill(os.getpid(), signal.SIGINT)
 

@@ -60,7 +60,7 @@ def test_command_line_refuses_in_one_line(tmp_path, holder):
 
 def test_one_process_may_run_again_and_again_also_after_errors(tiny, tmp_path):
     class Failing(Lines):
-        def epoch(self, record, epochs):
+        def epoch(self, record, epochs, left):
             raise RuntimeError("mine")
 
     with pytest.raises(RuntimeError, match="mine"):
