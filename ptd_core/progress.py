@@ -69,7 +69,7 @@ class Progress:
             self.close()
 
     def epoch(self, record: EpochRecord, epochs: int, left: float = 0.0) -> None:
-        """One line; the columns that were not measured in this epoch are left out. left: seconds to go, 0 at the end."""
+        """One line; the columns that were not measured in this epoch are left out. left: seconds to go."""
         self.close()
         tests = f"  test {record.headline:6.2f} %  train (clean) {record.clean_train_accuracy:6.2f} %"
         self.print(
