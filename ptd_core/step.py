@@ -1,8 +1,10 @@
 """One training step (mix, forward, loss, backward, clip, update), and the moving average of weights after it."""
 
+import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +13,12 @@ from torch import Tensor, nn
 
 from ptd_core.data.batches import Batch
 from ptd_core.data.mixing import mix, mixed_cross_entropy
+from ptd_core.machine.device import synchronize
 from ptd_core.machine.fast_path import FastPath
 from ptd_core.machine.ranks import Ranks
 from ptd_core.token_drop import Keep
 
+GRAPHS = 3  # of a network: for all tokens, for the first number of kept tokens, and for every other number
 PREPARING_STEPS = 3  # with CUDA graphs the first warms up, the second is recorded, the third replays
 
 
@@ -59,7 +63,8 @@ class TrainingStep:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay, fused=True
         )
-        self._compiled = path.compile(ranks.parallel(network))
+        self._parallel = ranks.parallel(network)
+        self._compiled = path.compile(self._parallel)
 
     def __call__(self, batch: Batch, keep: Keep | None) -> tuple[Tensor, Tensor]:
         """Mean loss () of the batch and how many images were classified right (), before the update.
@@ -85,6 +90,12 @@ class TrainingStep:
         for buffer, before in zip(self.network.buffers(), statistics):
             buffer.copy_(before)
 
+    def give_up_compiling(self) -> None:
+        """Go on uncompiled: slower, and the same up to rounding."""
+        self.path = replace(self.path, compilation="off")
+        self._compiled = self._parallel
+        self.optimizer.zero_grad(set_to_none=True)
+
     def forward(self, batch: Batch, keep: Keep | None) -> tuple[Tensor, Tensor]:
         """Mean loss and correct answers, both (), of this process's shard."""
         shard, smoothing = self.ranks.shard, self.optimisation.label_smoothing
@@ -107,6 +118,52 @@ class TrainingStep:
         if self.optimisation.grad_clip:
             nn.utils.clip_grad_norm_(self.parameters, self.optimisation.grad_clip)
         self.optimizer.step()
+
+
+class Preparation:
+    """Prepares each step before it is first taken, on empty images, so that no step of an epoch waits for compiling.
+
+    size, side: of a batch (size, 3, side, side). mixing: whether they are mixed. may_give_up: whether to go on
+    uncompiled, with a warning, where compiling fails.
+
+    A process that resumes prepares the steps of earlier epochs as well, up to where one graph serves all numbers of
+    tokens: the first of its own would be another graph otherwise, which rounds differently. Several processes prepare
+    their first step in any case: after it DistributedDataParallel adds up gradients in another order, and a run that
+    is resumed must go on in that one.
+    """
+
+    def __init__(self, device: torch.device, size: int, side: int, mixing: bool, may_give_up: bool):
+        self.device, self.size, self.side, self.mixing = device, size, side, mixing
+        self.may_give_up = may_give_up
+        self.done: set[Keep | None] = set()
+
+    def __call__(self, step: TrainingStep, keeps: list[Keep | None]) -> float:
+        """Prepare for the last of `keeps`, what each epoch up to the next one keeps; seconds spent on compiling."""
+        compiles = step.path.compilation != "off"
+        if not compiles and (step.ranks.size == 1 or self.done):
+            return 0.0
+        early = list(dict.fromkeys(keeps))[:GRAPHS] if compiles else []
+        start = time.perf_counter()
+        for keep in dict.fromkeys([*early, keeps[-1]]):
+            if keep not in self.done:
+                self._prepare(step, keep)
+                self.done.add(keep)
+        synchronize(self.device)
+        return time.perf_counter() - start if compiles else 0.0
+
+    def _prepare(self, step: TrainingStep, keep: Keep | None) -> None:
+        images = torch.zeros(self.size, 3, self.side, self.side, device=self.device)
+        labels = torch.zeros(self.size, dtype=torch.long, device=self.device)
+        batch = Batch(images, labels, images[0, 0] if self.mixing else None)
+        try:
+            step.prepare(batch, keep)
+        except RuntimeError as error:  # among them all that torch.compile and Triton raise where something is missing
+            if step.path.compilation == "off" or not self.may_give_up:
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(f"training is not compiled, and slower: {type(error).__name__}: {reason}", stacklevel=2)
+            step.give_up_compiling()
+            step.prepare(batch, keep)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ptd_core.data.batches import Batch, Batches
+from ptd_core.data.batches import Batches
 from ptd_core.data.dataset import Dataset, Split
 from ptd_core.errors import DataError, TrainingError
 from ptd_core.evaluate import accuracy
@@ -20,7 +20,7 @@ from ptd_core.recipe import Recipe
 from ptd_core.records.history import NAN, EpochRecord
 from ptd_core.records.partial_epoch import PartialEpoch
 from ptd_core.schedule import learning_rate
-from ptd_core.step import TrainingStep, WarmupEma
+from ptd_core.step import Preparation, TrainingStep, WarmupEma
 from ptd_core.token_drop import Keep, TokenDropViT
 
 LOSS_CHECKS_PER_EPOCH = 20  # each waits for the device; between them a step never does
@@ -80,7 +80,9 @@ class Trainer:
         self.next_epoch = 0
         self.partial: PartialEpoch | None = None
         self._may_stop: MayStop = lambda: None
-        self._prepared: set[Keep | None] = set()  # what is kept in the steps that are prepared
+        self._preparation = Preparation(
+            self.device, recipe.batch_size, recipe.image_size, recipe.mixing is not None, recipe.compilation == "auto"
+        )
 
     @property
     def headline(self) -> nn.Module:
@@ -139,7 +141,9 @@ class Trainer:
         recipe, keep = self.recipe, self.recipe.keep(epoch)
         if self.partial is None:
             self.partial = PartialEpoch.begin(self.steps_per_epoch, self.device)
-        compile_seconds = self._prepare(keep)
+        self.model.train()
+        compile_seconds = self._preparation(self.step, [recipe.keep(t) for t in range(epoch + 1)])
+        self.path = self.step.path
         synchronize(self.device)
         loss, accuracy, lr = self._train(epoch, keep, on_step)
         train_seconds = self.partial.seconds
@@ -162,25 +166,6 @@ class Trainer:
             **evaluation,
             extra={name: value for probe in self.probes if evaluates for name, value in probe(self).items()},
         )
-
-    def _prepare(self, keep: Keep | None) -> float:
-        """Seconds for compiling, and recording, the step with so many tokens; 0 where nothing is compiled.
-
-        Several processes prepare their first step in any case: after it DistributedDataParallel adds up gradients in
-        another order, and a run that is resumed must go on in that one.
-        """
-        compiles = self.path.compilation != "off"
-        if keep in self._prepared or not (compiles or (self.ranks.size > 1 and not self._prepared)):
-            return 0.0
-        start = time.perf_counter()
-        size, side = self.recipe.batch_size, self.recipe.image_size
-        images = torch.zeros(size, 3, side, side, device=self.device)
-        labels = torch.zeros(size, dtype=torch.long, device=self.device)
-        self.model.train()
-        self.step.prepare(Batch(images, labels, images[0, 0] if self.recipe.mixing else None), keep)
-        synchronize(self.device)
-        self._prepared.add(keep)
-        return time.perf_counter() - start if compiles else 0.0
 
     def _train(self, epoch: int, keep: Keep | None, on_step: OnStep | None) -> tuple[float, float, float]:
         recipe, steps, partial = self.recipe, self.steps_per_epoch, self.partial

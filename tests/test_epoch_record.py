@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from test_token_drop import full_attention_then_gather
 
+from ptd_core import step as step_module
 from ptd_core import trainer as trainer_module
 from ptd_core.records.history import EpochRecord
 from ptd_core.trainer import Trainer, build_model
@@ -29,7 +30,8 @@ def clocked(monkeypatch, trainer):
     And an `on_step` that moves it too.
     """
     now = [0.0]
-    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for module in (trainer_module, step_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def taking(seconds, function):
         def call(*arguments):
@@ -40,6 +42,7 @@ def clocked(monkeypatch, trainer):
 
     class Step:
         optimizer, prepare = trainer.step.optimizer, staticmethod(taking(COMPILING, trainer.step.prepare))
+        ranks, path = trainer.ranks, dataclasses.replace(trainer.path, compilation="inductor")  # said, but not so
         __call__ = staticmethod(taking(STEP, trainer.step))
 
     def epoch(number, made=trainer.batches.epoch):
@@ -49,7 +52,6 @@ def clocked(monkeypatch, trainer):
 
     trainer.step, trainer.batches.epoch = Step(), epoch
     trainer.evaluate = taking(EVALUATION, trainer.evaluate)
-    trainer.path = dataclasses.replace(trainer.path, compilation="inductor")  # said after the step was made: it is not
 
     def on_step(epoch, done, steps):
         now[0] += PRINTING

@@ -77,7 +77,7 @@ class Bench:
         trainer, seen = self.trainer(**{"ema_decay": 0.0, "eval_every": 100, **settings}), []
 
         class Step:
-            optimizer = trainer.step.optimizer
+            optimizer, ranks, path = trainer.step.optimizer, trainer.ranks, trainer.path
 
             def __call__(self, batch, keep):
                 seen.append((self.optimizer.param_groups[0]["lr"], keep, batch))

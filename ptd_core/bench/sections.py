@@ -12,7 +12,7 @@ from ptd_core.bench.clock import interleave, with_times
 from ptd_core.bench.plain import plain_step_apart
 from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.cost import cost
-from ptd_core.machine.fast_path import cpu_multiplies_bf16
+from ptd_core.machine.fast_path import multiplies_bf16
 from ptd_core.model import ATTENTION_KERNELS, HybridViT
 from ptd_core.rivals.dense import encoder_vit, timm_vit
 from ptd_core.step import autocast
@@ -29,7 +29,7 @@ def paths(work: Workload, rounds: int) -> list[dict]:
     What "auto" should choose here. bf16 is left out where the CPU only emulates it: a step would take minutes.
     """
     kind, chosen = work.device.type, work.path
-    bf16 = kind == "cuda" or (kind == "cpu" and cpu_multiplies_bf16())
+    bf16 = multiplies_bf16(work.device)
     tried = [
         dataclasses.replace(chosen, precision=precision, attention=attention)
         for precision in (("fp32", "bf16") if bf16 else ("fp32",))

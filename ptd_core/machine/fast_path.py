@@ -28,14 +28,18 @@ class FastPath:
     def choose(
         cls, device: torch.device, precision: str = "auto", attention: str = "auto", compilation: str = "auto"
     ) -> "FastPath":
-        """What is asked for, and measured choices for the device where that is "auto"."""
+        """What is asked for, and measured choices for the device where that is "auto".
+
+        Cards that do not multiply bf16 train in fp32, uncompiled: nothing was measured on them, and fp16 would need
+        its losses scaled.
+        """
         if precision == "auto":
-            precision = "bf16" if device.type == "cuda" or (device.type == "cpu" and cpu_multiplies_bf16()) else "fp32"
+            precision = "bf16" if multiplies_bf16(device) else "fp32"
         if attention == "auto":
             attention = "explicit" if (device.type, precision) == ("cpu", "bf16") else "fused"
         if compilation == "auto":
             # On a CPU a step gains too little to be worth compiling (figures/bench, section paths).
-            compilation = "cudagraphs" if device.type == "cuda" else "off"
+            compilation = "cudagraphs" if device.type == "cuda" and multiplies_bf16(device) else "off"
         return cls(precision, attention, device.type != "mps", compilation)
 
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
@@ -62,9 +66,14 @@ class FastPath:
         return f"{self.precision}, {self.attention} attention{compiled}"
 
 
-def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for bf16 products (AVX512-BF16, AMX); others emulate them, far slower."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bf16 products; others emulate them, far slower, or lack them.
+
+    CPUs with AVX512-BF16 or AMX, and CUDA cards of compute capability 8 and above (NVIDIA's Ampere, of 2020).
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def keep_freed_memory() -> bool:

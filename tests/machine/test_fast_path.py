@@ -11,7 +11,7 @@ from conftest import equal
 from test_token_drop import full_attention_then_gather
 
 from ptd_core.data.batches import Batch
-from ptd_core.machine.fast_path import FastPath, cpu_multiplies_bf16
+from ptd_core.machine.fast_path import FastPath, multiplies_bf16
 from ptd_core.model import HybridViT
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.ledger import time_ledger
@@ -98,17 +98,23 @@ def test_the_default_curriculum_compiles_at_most_three_graphs():
     assert 1 <= len(graphs) <= 3
 
 
-def test_auto_follows_the_device_and_what_is_asked_for_is_kept():
+def test_auto_follows_the_device_and_what_is_asked_for_is_kept(monkeypatch):
     cpu, cuda, mps = (torch.device(name) for name in ("cpu", "cuda", "mps"))
-    bf16 = cpu_multiplies_bf16()
+    bf16 = multiplies_bf16(torch.device("cpu"))
     assert FastPath.choose(cpu) == FastPath("bf16" if bf16 else "fp32", "explicit" if bf16 else "fused", True, "off")
-    assert FastPath.choose(cuda) == FastPath("bf16", "fused", True, "cudagraphs")
+    for capability, chosen in (
+        ((7, 5), FastPath("fp32", "fused", True, "off")),
+        ((8, 0), FastPath("bf16", "fused", True, "cudagraphs")),
+        ((12, 0), FastPath("bf16", "fused", True, "cudagraphs")),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert FastPath.choose(cuda) == chosen
     assert FastPath.choose(mps) == FastPath("fp32", "fused", False, "off")
     assert FastPath.choose(cpu, "bf16", "fused", "inductor") == FastPath("bf16", "fused", True, "inductor")
 
 
 def test_bf16_stays_near_fp32(tiny, tiny_shapes):
-    if not cpu_multiplies_bf16():
+    if not multiplies_bf16(torch.device("cpu")):
         pytest.skip("this CPU emulates bf16")
     losses = [next(Trainer(tiny(precision=p), tiny_shapes).epochs()).train_loss for p in ("fp32", "bf16")]
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)

@@ -24,7 +24,8 @@ class Drawing:
     """A training step that trains nothing: it keeps the batch and draws once, as dropout would."""
 
     def __init__(self, step):
-        self.optimizer, self.batches, self.draws = step.optimizer, [], []
+        self.optimizer, self.ranks, self.path = step.optimizer, step.ranks, step.path
+        self.batches, self.draws = [], []
 
     def prepare(self, batch, keep):
         torch.rand(7)  # whatever it draws, no step notices

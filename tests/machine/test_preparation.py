@@ -1,0 +1,74 @@
+"""Steps are compiled before they are taken, in one order whether a run is resumed or not, and never at any price."""
+
+import pytest
+import torch
+
+from ptd_core.machine.fast_path import FastPath
+from ptd_core.run import execute
+from ptd_core.step import TrainingStep
+from ptd_core.trainer import Trainer
+
+CURRICULUM = {"epochs": 6, "drop_start": 1, "drop_end": 5, "drop_final": 0.5}
+KEPT = [None, None, (56,), (48,), (40,), (32,)]
+
+
+@pytest.fixture
+def as_if_compiled(monkeypatch):
+    """Every step claims to be compiled; what prepares it is noted instead of done."""
+    prepared = []
+    choose = FastPath.choose
+    monkeypatch.setattr(FastPath, "choose", lambda device, *asked: choose(device, "fp32", "fused", "cudagraphs"))
+    monkeypatch.setattr(torch, "compile", lambda model, mode=None: model)
+    monkeypatch.setattr(TrainingStep, "prepare", lambda self, batch, keep: prepared.append(keep))
+    return prepared
+
+
+def test_each_step_is_prepared_once_and_a_resumed_run_begins_as_it_would_have(as_if_compiled, tiny, tiny_shapes):
+    recipe = tiny(**CURRICULUM, drop_gamma=1.0, dropout=0.0, eval_every=6, ema_decay=0.0)
+    assert recipe.keeps == KEPT
+    list(Trainer(recipe, tiny_shapes).epochs())
+    assert as_if_compiled == [None, (56,), (48,), (40,), (32,)]
+    for begun, expected in (
+        (1, [None, (56,), (48,), (40,), (32,)]),
+        (3, [None, (56,), (48,), (40,), (32,)]),
+        (5, [None, (56,), (48,), (32,)]),  # by now one graph serves all
+    ):
+        as_if_compiled.clear()
+        trainer = Trainer(recipe, tiny_shapes)
+        trainer.next_epoch = begun
+        list(trainer.epochs())
+        assert as_if_compiled == expected
+
+
+def without_compiler(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(torch, "compile", lambda model, mode=None: fail)
+
+
+CHOOSE = FastPath.choose
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to find C compiler.\nSecond line"),
+                                   torch._inductor.exc.TritonMissing(None)])  # fmt: skip
+def test_where_nothing_can_compile_auto_goes_on_uncompiled_and_says_so_once(monkeypatch, tiny, tiny_shapes, error):
+    plain = execute(tiny(run="plain"), dataset=tiny_shapes)
+    monkeypatch.setattr(
+        FastPath,
+        "choose",
+        lambda device, precision, attention, compilation: CHOOSE(device, "fp32", attention, "inductor"),
+    )
+    without_compiler(monkeypatch, error)
+    with pytest.warns(UserWarning, match="training is not compiled, and slower: ") as caught:
+        done = execute(tiny(run="auto"), dataset=tiny_shapes)
+    said = [str(one.message) for one in caught if "not compiled" in str(one.message)]
+    assert len(said) == 1 and "\n" not in said[0]
+    assert done.record.compilation == "off"
+    assert [record.train_loss for record in done.records] == [record.train_loss for record in plain.records]
+
+
+def test_what_was_asked_for_is_not_given_up(monkeypatch, tiny, tiny_shapes):
+    without_compiler(monkeypatch, RuntimeError("Failed to find C compiler."))
+    with pytest.raises(RuntimeError, match="C compiler"):
+        execute(tiny(compilation="inductor"), dataset=tiny_shapes)
