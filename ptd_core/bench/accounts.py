@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 import torch
 
+from ptd_core.bench.candidates import candidates
 from ptd_core.bench.clock import interleave, with_times
 from ptd_core.bench.memory import peak_of
-from ptd_core.bench.plain import PilImages, plain_step_apart
-from ptd_core.bench.workload import CLASSES, Workload
+from ptd_core.bench.plain import PilImages
+from ptd_core.bench.workload import Workload
 from ptd_core.data.augment import augment_epoch
 from ptd_core.machine.device import synchronize
-from ptd_core.recipe import Recipe
-from ptd_core.rivals.dense import timm_vit
 from ptd_core.step import WarmupEma
 
 
@@ -77,17 +76,12 @@ def augmentation(work: Workload, rounds: int) -> list[dict]:
 
 
 def memory(work: Workload, rounds: int) -> list[dict]:
-    """Peak memory of training steps with all tokens, above what is held before the first."""
-    recipe = work.recipe
-    cases = {
-        "this project": functools.partial(_our_step, recipe),
-        "plain implementation, fp32": functools.partial(plain_step_apart, recipe, "fp32", None),
-        "timm VisionTransformer": functools.partial(_timm_step, recipe),
-    }
-    if work.path.precision != "fp32":
-        make = functools.partial(plain_step_apart, recipe, work.path.precision, None)
-        cases[f"plain implementation, {work.path.precision}"] = make
-    return [{"case": name, "peak_bytes": peak_of(make, recipe.device)} for name, make in cases.items()]
+    """Peak memory of everybody's training steps, above what is held before the first."""
+    return [
+        {"case": candidate.name, "ratio": ratio,
+         "peak_bytes": peak_of(functools.partial(candidate.alone, work.recipe), work.recipe.device)}
+        for ratio in (0.0, 0.35) for candidate in candidates(work.path, ratio)
+    ]  # fmt: skip
 
 
 def _data_seconds(work: Workload) -> float:
@@ -107,12 +101,3 @@ def _evaluation_seconds(work: Workload) -> float:
         start = time.perf_counter()
         work.trainer.evaluate(work.trainer.model, work.trainer.test)
     return (time.perf_counter() - start) / len(work.trainer.test)
-
-
-def _our_step(recipe: Recipe) -> Callable[[], None]:
-    work = Workload(recipe)
-    return work.step(work.network(), None)
-
-
-def _timm_step(recipe: Recipe) -> Callable[[], None]:
-    return Workload(recipe).step(timm_vit(recipe.vit, CLASSES), None)

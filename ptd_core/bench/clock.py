@@ -1,5 +1,6 @@
 """Timing of cases against each other: interleaved, repeated, with their spread."""
 
+import functools
 import math
 import statistics
 import time
@@ -12,6 +13,7 @@ from ptd_core.machine.device import synchronize
 
 MIN_SAMPLE_SECONDS = 0.1  # a shorter case is called several times for one sample
 MAX_CALLS = 100
+STEADY, WARM_UP = 0.03, 10  # share of its time by which a call must be faster to call again; calls at most
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,12 @@ class Timing:
 def interleave(cases: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Timing]:
     """Time the cases in turn, `rounds` times, beginning each round with another one.
 
-    All cases of a round meet the same neighbours on a shared machine. The first call of each (memory, compilation)
-    and a second one, which decides how many calls make a sample, are not among the samples.
+    All cases of a round meet the same neighbours on a shared machine. Not among the samples are the first call of
+    each (memory, compilation) and those that follow it until they get no faster, see `warm_up`.
     """
     first = {name: _seconds(case, 1, device) for name, case in cases.items()}
-    calls = {
-        name: min(MAX_CALLS, max(1, math.ceil(MIN_SAMPLE_SECONDS / _seconds(case, 1, device))))
-        for name, case in cases.items()
-    }
+    warm = warm_up({name: functools.partial(_seconds, case, 1, device) for name, case in cases.items()})
+    calls = {name: min(MAX_CALLS, max(1, math.ceil(MIN_SAMPLE_SECONDS / warm[name]))) for name in cases}
     samples = {name: [] for name in cases}
     names = list(cases)
     for number in range(rounds):
@@ -60,6 +60,24 @@ def interleave(cases: dict[str, Callable[[], object]], rounds: int, device: torc
         for name in names[turn:] + names[:turn]:
             samples[name].append(_seconds(cases[name], calls[name], device))
     return {name: Timing(samples[name], first[name]) for name in names}
+
+
+def warm_up(cases: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """Call each case, which returns its seconds, in turn until it is no longer getting faster; each one's fastest call.
+
+    Until a call has not beaten the fastest before it by more than STEADY; at most WARM_UP calls of each.
+    """
+    fastest = dict.fromkeys(cases, math.inf)
+    cold = list(cases)
+    for _ in range(WARM_UP):
+        still = []
+        for name in cold:
+            seconds = cases[name]()
+            if seconds < (1 - STEADY) * fastest[name]:
+                still.append(name)
+            fastest[name] = min(fastest[name], seconds)
+        cold = still
+    return fastest
 
 
 def _seconds(case: Callable[[], object], calls: int, device: torch.device) -> float:

@@ -1,6 +1,7 @@
 """The loop that a first reading of the method writes: PIL transforms in a DataLoader, a loss read at each step."""
 
 import itertools
+import os
 from collections.abc import Callable
 
 import torch
@@ -19,6 +20,8 @@ from ptd_core.machine.device import resolve_device
 from ptd_core.recipe import Recipe
 from ptd_core.step import WarmupEma, autocast
 from ptd_core.token_drop import Keep
+
+MAX_WORKERS = 16  # of the loader; as many as cores up to there
 
 
 class PilImages(TorchDataset):
@@ -52,7 +55,11 @@ def plain_step(
     model = PlainViT(recipe, classes).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     average = WarmupEma(model, decay=recipe.ema_decay) if recipe.ema_decay else None
-    loader = DataLoader(PilImages(recipe, dataset), batch_size=recipe.batch_size, shuffle=True, drop_last=True)
+    workers = min(MAX_WORKERS, os.cpu_count() or 1)
+    loader = DataLoader(
+        PilImages(recipe, dataset), batch_size=recipe.batch_size, shuffle=True, drop_last=True,
+        num_workers=workers, persistent_workers=True,
+    )  # fmt: skip
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     count = itertools.count()
     mixers = []

@@ -2,19 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import torch
 
 from ptd_core.bench.accounts import augmentation, ledger, memory
 from ptd_core.bench.apart import Apart
+from ptd_core.bench.candidates import candidates
 from ptd_core.bench.clock import interleave, with_times
-from ptd_core.bench.plain import plain_step_apart
 from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.cost import cost
 from ptd_core.machine.fast_path import multiplies_bf16
 from ptd_core.model import ATTENTION_KERNELS, HybridViT
-from ptd_core.rivals.dense import encoder_vit, timm_vit
 from ptd_core.step import autocast
 from ptd_core.token_drop import TokenDrop
 
@@ -87,29 +85,22 @@ def lengths(work: Workload, rounds: int) -> list[dict]:
 
 
 def peers(work: Workload, rounds: int) -> list[dict]:
-    """Whole training steps of this project and of others, data, moving average and all.
-
-    The plain implementation has a process of its own: in this one, freed memory is kept, which would speed it up.
-    """
-    recipe, ours = work.recipe, work.path
-    cases: dict[str, Callable] = {}
-    for ratio in (0.0, 0.35):
-        keep = work.keep(ratio)
-        cases[f"this project, d = {ratio}"] = work.step(work.network(), keep)
-        for precision in dict.fromkeys(("fp32", ours.precision)):
-            make = functools.partial(plain_step_apart, recipe, precision, keep)
-            cases[f"plain implementation, {precision}, d = {ratio}"] = Apart(make)
-        name = "timm VisionTransformer" + (f", patch_drop_rate {ratio}" if ratio else "")
-        cases[name] = work.step(timm_vit(recipe.vit, CLASSES, ratio), None)
-    cases["torch.nn.TransformerEncoder"] = work.step(encoder_vit(recipe.vit, CLASSES), None)
+    """Whole training steps of this project and of others, data, moving average and all."""
+    everyone = [candidate for ratio in (0.0, 0.35) for candidate in candidates(work.path, ratio)]
+    cases = {
+        candidate.name: Apart(functools.partial(candidate.alone, work.recipe))
+        if candidate.apart
+        else candidate.step(work)
+        for candidate in everyone
+    }
     timings = interleave(cases, rounds, work.device)
     for case in cases.values():
         if isinstance(case, Apart):
             case.close()
-    rows = with_times([{"case": name} for name in cases], timings, recipe.batch_size)
-    for row in rows:
-        mine = f"this project, d = {0.35 if '0.35' in row['case'] else 0.0}"
-        row["ours_faster_by"] = timings[row["case"]].over(timings[mine])
+    rows = with_times([{"case": name} for name in cases], timings, work.recipe.batch_size)
+    for row, candidate in zip(rows, everyone):
+        row["ratio"] = candidate.ratio
+        row["ours_faster_by"] = timings[row["case"]].over(timings[candidates(work.path, candidate.ratio)[0].name])
     return rows
 
 

@@ -8,8 +8,11 @@ from ptd_core.model import ConvStem, ViTConfig
 from ptd_core.token_drop import Keep
 
 
-def timm_vit(vit: ViTConfig, num_classes: int, patch_drop_rate: float = 0.0) -> nn.Module:
-    """timm's VisionTransformer behind this project's stem; patch_drop_rate: its random token drop, before block 0."""
+def timm_vit(vit: ViTConfig, num_classes: int, patch_drop_rate: float = 0.0, attention: str = "fused") -> nn.Module:
+    """timm's VisionTransformer behind this project's stem.
+
+    patch_drop_rate: its random token drop, before block 0. attention: "fused", its default, or "explicit" products.
+    """
     model = VisionTransformer(
         img_size=vit.img_size,
         patch_size=vit.stem_stride,
@@ -24,6 +27,8 @@ def timm_vit(vit: ViTConfig, num_classes: int, patch_drop_rate: float = 0.0) -> 
         patch_drop_rate=patch_drop_rate,
     )
     model.patch_embed = StemTokens(vit)
+    for block in model.blocks:
+        block.attn.fused_attn = attention == "fused"
     return _AllTokens(model)
 
 

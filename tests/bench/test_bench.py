@@ -1,16 +1,23 @@
 """The bench: its clock, its peers against the model they stand beside, its report."""
 
+import functools
 import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ptd_core.bench import __main__ as bench
-from ptd_core.bench.clock import Timing, interleave
+from ptd_core.bench import accounts
+from ptd_core.bench.candidates import candidates
+from ptd_core.bench.clock import WARM_UP, Timing, interleave, warm_up
+from ptd_core.bench.memory import peak_of
 from ptd_core.bench.plain import plain_step
 from ptd_core.bench.plain_vit import PlainViT
 from ptd_core.bench.workload import Workload, random_images
+from ptd_core.machine.fast_path import FastPath
 from ptd_core.model import HybridViT
+from ptd_core.recipe import Recipe
 from ptd_core.rivals.dense import encoder_vit, timm_vit
 from ptd_core.token_drop import TokenDropViT
 
@@ -23,8 +30,37 @@ def test_cases_take_turns_and_every_round_begins_with_another(monkeypatch):
     times = iter(range(10_000))
     monkeypatch.setattr("time.perf_counter", lambda: next(times))  # every call takes one second of this clock
     timings = interleave({name: lambda name=name: calls.append(name) for name in "abc"}, 3, torch.device("cpu"))
-    assert "".join(calls) == "abc" + "abc" + "abc" + "bca" + "cab"  # first calls, calls to be sized by, three rounds
+    assert "".join(calls) == "abc" + "abcabc" + "abc" + "bca" + "cab"  # first calls, warm-up, three rounds
     assert timings["a"].seconds == [1, 1, 1] and timings["a"].first == 1
+
+
+def test_a_case_is_warm_when_it_gets_no_faster():
+    takes = {"slow start": [8.0, 4.0, 2.0, 1.99, 9.0], "steady": [3.0, 3.0, 9.0], "falls for ever": range(99, 0, -9)}
+    left = {name: iter(seconds) for name, seconds in takes.items()}
+    fastest = warm_up({name: functools.partial(next, seconds) for name, seconds in left.items()})
+    assert fastest == {"slow start": 1.99, "steady": 3.0, "falls for ever": 99 - 9 * (WARM_UP - 1)}
+    assert next(left["slow start"]) == next(left["steady"]) == 9.0  # were not called again
+
+
+def test_peers_compute_with_the_kernel_and_precision_that_their_rows_name(tiny, monkeypatch):
+    fused, made = [], []
+    attention = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **b: (fused.append(1), attention(*a, **b))[1])
+    step = Workload.step
+    monkeypatch.setattr(Workload, "step", lambda work, *given: (made.append(given[-1]), step(work, *given))[1])
+    work = Workload(tiny(attention="explicit"))
+    for ratio in (0.0, 0.35):
+        found = candidates(work.path, ratio)
+        assert found[0].name == f"this project, d = {ratio}" and found[0].path == work.path
+        assert len({candidate.name for candidate in found}) == len(found) == (5 if ratio else 6)
+        for candidate in found:
+            fused.clear(), made.clear()
+            candidate.step(work)()
+            assert made == ([] if candidate.code == "plain" else [candidate.path])
+            explicit = candidate.code == "plain" or (
+                candidate.path.attention == "explicit" and candidate.code != "encoder"
+            )
+            assert bool(fused) is not explicit, candidate.name
 
 
 def test_ratios_are_taken_within_rounds():
@@ -103,14 +139,26 @@ def test_bench_leaves_a_report(tmp_path, capsys):
     assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_memory_is_asked_of_everybody(tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr(accounts, "peak_of", lambda make, device: asked.append(make.func.__self__) or len(asked))
+    work = Workload(tiny())
+    rows = accounts.memory(work, 1)
+    assert asked == [candidate for ratio in (0.0, 0.35) for candidate in candidates(work.path, ratio)]
+    assert [(row["case"], row["peak_bytes"]) for row in rows] == [(one.name, n + 1) for n, one in enumerate(asked)]
+
+
 @pytest.mark.slow
-def test_memory_of_a_step_is_measured_in_a_process_of_its_own(tmp_path):
-    assert bench.main(["--only", "memory", "--to", str(tmp_path), *TINY[:4], "batch_size=64", *TINY[5:]]) == 0
-    rows = json.loads((tmp_path / "bench.json").read_text())["sections"]["memory"]
-    peaks = {row["case"]: row["peak_bytes"] for row in rows}
+def test_memory_of_a_step_is_measured_in_a_process_of_its_own():
+    recipe = Recipe.from_yaml(bench.PUBLISHED, [*(one for one in TINY if "batch" not in one), "batch_size=64"])
+    path = FastPath.choose(torch.device("cpu"), "fp32")
+    ours, plain = (
+        peak_of(functools.partial(candidate.alone, recipe), "cpu")
+        for candidate in candidates(path, 0.0)
+        if candidate.name.startswith(("this project, d", "plain"))
+    )
     logits_of_heads = 64 * 2 * 257 * 257 * 4 * 2  # the plain one keeps these weights of both blocks
-    assert peaks["plain implementation, fp32"] > logits_of_heads
-    assert peaks["this project"] < peaks["plain implementation, fp32"]
+    assert plain > logits_of_heads and 0 < ours < plain
 
 
 def test_a_stopped_bench_goes_on_after_its_last_section(tmp_path, monkeypatch):
