@@ -21,6 +21,9 @@ from ptd_core.machine.device import resolve_device
 
 RESOURCE = {"device": 1}
 DASHBOARD = "127.0.0.1:8787"
+# A run's failure reaches the command as its task's. What Dask itself calls errors are, here, workers that find the
+# scheduler gone while both are being closed.
+QUIET = logging.CRITICAL
 
 
 class _IgnoreInterrupt(WorkerPlugin):
@@ -56,7 +59,7 @@ def _cluster(environments: list[dict[str, str]]) -> SpecCluster:
         "memory_limit": 0,  # a training's memory is torch's own: Dask can neither spill nor move it
         "plugins": (_IgnoreInterrupt(),),
         "host": "127.0.0.1",
-        "silence_logs": logging.ERROR,
+        "silence_logs": QUIET,
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Port \d+ is already in use")
@@ -69,7 +72,7 @@ def _cluster(environments: list[dict[str, str]]) -> SpecCluster:
             for number, environment in enumerate(environments)
         }
         scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": DASHBOARD}}
-        return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.ERROR)
+        return SpecCluster(workers=workers, scheduler=scheduler, silence_logs=QUIET)
 
 
 @contextmanager
