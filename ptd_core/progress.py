@@ -1,5 +1,6 @@
 """What a run prints: what it is, how long it will take, a line per epoch, and a bar where somebody watches."""
 
+import itertools
 import os
 import sys
 import time
@@ -86,12 +87,24 @@ class Progress:
 
 
 class Estimate:
-    """How long the rest will take. Prints it once, after the first steps."""
+    """How long the rest of a run will take. Prints it once, after the first steps.
+
+    Steps of other epochs and evaluation are scaled by their floating-point operations: an extrapolation.
+    """
 
     def __init__(self, trainer: Trainer, progress: Progress):
         self._trainer, self._progress = trainer, progress
         self._start: float | None = None
         self._done = False
+        recipe, keeps = trainer.recipe, trainer.recipe.keeps
+        prices = {keep: cost(recipe.vit, trainer.classes, recipe.token_drop, keep).training for keep in set(keeps)}
+        self._step = [recipe.batch_size * prices[keep] for keep in keeps]  # operations of a step, for each epoch
+        evaluation = trainer.evaluated_images() * cost(recipe.vit, trainer.classes).forward
+        epochs = [
+            trainer.steps_per_epoch * step + trainer.evaluates(epoch) * evaluation
+            for epoch, step in enumerate(self._step)
+        ]
+        self._ahead = [*itertools.accumulate(reversed(epochs), initial=0)][::-1]  # operations from an epoch on
 
     def __call__(self, epoch: int, done: int) -> None:
         first, last = ESTIMATE_AFTER
@@ -104,31 +117,20 @@ class Estimate:
             step_seconds = (time.perf_counter() - self._start) / (last - first)
             self._done = True
             self._progress.print(
-                f"estimate  {duration(estimate_seconds(self._trainer, step_seconds, epoch))} for what remains, "
+                f"estimate  {duration(self.seconds(step_seconds, epoch))} for what remains, "
                 f"evaluation included ({self._trainer.recipe.batch_size / step_seconds:.0f} images/s now)"
             )
 
     def left(self, record: EpochRecord) -> float:
         """Seconds to go after an epoch, from its own speed."""
-        return estimate_seconds(self._trainer, record.train_seconds / self._trainer.steps_per_epoch, record.epoch, 1)
+        return self.seconds(record.train_seconds / self._trainer.steps_per_epoch, record.epoch, done=1)
 
+    def seconds(self, step_seconds: float, epoch: int, done: int = 0) -> float:
+        """Time of the epochs from `epoch` on, evaluation included, if a training step of it takes `step_seconds`.
 
-def estimate_seconds(trainer: Trainer, step_seconds: float, epoch: int, done: int = 0) -> float:
-    """Time of the epochs from `epoch` on, evaluation included, if a training step of it takes `step_seconds`.
-
-    done: how many of these epochs are over.
-
-    Steps of other epochs and evaluation are scaled by their floating-point operations: an extrapolation.
-    """
-    recipe, images = trainer.recipe, trainer.steps_per_epoch * trainer.recipe.batch_size
-
-    def training(epoch: int) -> int:
-        return cost(recipe.vit, trainer.classes, recipe.token_drop, recipe.keep(epoch)).training
-
-    forward = cost(recipe.vit, trainer.classes).forward
-    later = range(epoch + done, recipe.epochs)
-    total = sum(images * training(t) + trainer.evaluates(t) * trainer.evaluated_images() * forward for t in later)
-    return step_seconds * total / (training(epoch) * recipe.batch_size)
+        done: how many of these epochs are over.
+        """
+        return step_seconds * self._ahead[epoch + done] / self._step[epoch]
 
 
 def describe(trainer: Trainer, dataset: Dataset) -> list[str]:

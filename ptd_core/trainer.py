@@ -61,7 +61,7 @@ class Trainer:
         ranks.check_batch_size(recipe.batch_size)
         self.device = ranks.device(recipe.device)
         check_mps_linear(self.device, recipe.batch_size, 1 + recipe.vit.patch_tokens)
-        self.path = FastPath.choose(self.device, recipe.precision, recipe.attention, recipe.compilation)
+        path = FastPath.choose(self.device, recipe.precision, recipe.attention, recipe.compilation)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.classes = len(dataset.classes)
@@ -72,17 +72,22 @@ class Trainer:
         if not self.steps_per_epoch:
             raise DataError(f"{len(dataset.train)} training images do not fill one batch of {recipe.batch_size}")
         self._mean, self._std = torch.tensor([dataset.mean, dataset.std], device=self.device).view(2, 1, 3, 1, 1)
-        model = ranks.global_batch_norm(build_model(recipe, self.classes, self.path.attention))
-        self.model = self.path.place(model, self.device)
+        model = ranks.global_batch_norm(build_model(recipe, self.classes, path.attention))
+        self.model = path.place(model, self.device)
         self.averaged = WarmupEma(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         network = TokenDropViT(self.model, recipe.token_drop)
-        self.step = TrainingStep(network, recipe.optimisation, self.path, self.normalise, ranks)
+        self.step = TrainingStep(network, recipe.optimisation, path, self.normalise, ranks)
         self.next_epoch = 0
         self.partial: PartialEpoch | None = None
         self._may_stop: MayStop = lambda: None
         self._preparation = Preparation(
             self.device, recipe.batch_size, recipe.image_size, recipe.mixing is not None, recipe.compilation == "auto"
         )
+
+    @property
+    def path(self) -> FastPath:
+        """How it computes: what was chosen for the device, uncompiled where that turned out not to work."""
+        return self.step.path
 
     @property
     def headline(self) -> nn.Module:
@@ -143,7 +148,6 @@ class Trainer:
             self.partial = PartialEpoch.begin(self.steps_per_epoch, self.device)
         self.model.train()
         compile_seconds = self._preparation(self.step, [recipe.keep(t) for t in range(epoch + 1)])
-        self.path = self.step.path
         synchronize(self.device)
         loss, accuracy, lr = self._train(epoch, keep, on_step)
         train_seconds = self.partial.seconds

@@ -7,6 +7,7 @@ import shutil
 import papermill
 import pytest
 import torch
+from reach import Bench
 
 from ptd_core.data import load as data
 from ptd_core.paths import PROJECT_ROOT as ROOT
@@ -132,3 +133,9 @@ def screenshot(page, name: str) -> None:
     """Kept for people to look at: screenshots/NAME.png, git-ignored."""
     SCREENSHOTS.mkdir(exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+@pytest.fixture
+def bench(tiny, tiny_shapes, tmp_path, monkeypatch):
+    """For checks of single settings, see `reach`."""
+    return Bench(tiny, tiny_shapes, tmp_path, monkeypatch)

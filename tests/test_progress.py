@@ -11,7 +11,7 @@ from conftest import TINY
 
 from ptd_core.cost import cost
 from ptd_core.paths import PROJECT_ROOT as ROOT
-from ptd_core.progress import Progress, estimate_seconds, somebody_watches
+from ptd_core.progress import Estimate, Progress, somebody_watches
 from ptd_core.records.history import NAN, EpochRecord
 from ptd_core.trainer import Trainer
 
@@ -102,7 +102,8 @@ def test_estimate_scales_steps_by_their_operations(tiny, tiny_shapes):
     trainer = Trainer(tiny(drop_final=0.0, ema_decay=0.0), tiny_shapes)
     price = cost(trainer.recipe.vit, 10)
     per_epoch = 5 + 120 * price.forward / (32 * price.training)
-    assert estimate_seconds(trainer, 2.0, 0) == pytest.approx(2.0 * 3 * per_epoch)
-    assert estimate_seconds(trainer, 2.0, 2) == pytest.approx(2.0 * per_epoch)
-    assert estimate_seconds(trainer, 2.0, 0, done=1) == pytest.approx(2.0 * 2 * per_epoch)
-    assert estimate_seconds(trainer, 2.0, 2, done=1) == 0
+    estimate = Estimate(trainer, Progress(bar=False))
+    assert estimate.seconds(2.0, 0) == pytest.approx(2.0 * 3 * per_epoch)
+    assert estimate.seconds(2.0, 2) == pytest.approx(2.0 * per_epoch)
+    assert estimate.seconds(2.0, 0, done=1) == pytest.approx(2.0 * 2 * per_epoch)
+    assert estimate.seconds(2.0, 2, done=1) == 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ptd_core.bench.plain import plain_step_apart
-from ptd_core.bench.workload import CLASSES, Workload
+from ptd_core.bench.workload import CLASSES, Workload, keep_at
 from ptd_core.machine.fast_path import FastPath
 from ptd_core.model import ATTENTION_KERNELS
 from ptd_core.recipe import Recipe
@@ -27,18 +27,23 @@ class Candidate:
         return self.code == "plain"
 
     def step(self, work: Workload) -> Callable[[], object]:
-        recipe, keep, path = work.recipe, work.keep(self.ratio), self.path
-        if self.code == "plain":
-            return plain_step_apart(recipe, path.precision, keep)
+        """The step in the workload's process; of one that needs no other."""
+        vit, path = work.recipe.vit, self.path
         if self.code == "ours":
-            return work.step(work.network(path=path), keep, path)
-        if self.code == "timm":
-            return work.step(timm_vit(recipe.vit, CLASSES, self.ratio, path.attention), None, path)
-        return work.step(encoder_vit(recipe.vit, CLASSES), None, path)
+            return work.step(work.network(path=path), keep_at(self.ratio, vit.patch_tokens), path)
+        peer = timm_vit(vit, CLASSES, self.ratio, path.attention) if self.code == "timm" else encoder_vit(vit, CLASSES)
+        return work.step(peer, None, path)
 
     def alone(self, recipe: Recipe) -> Callable[[], object]:
         """The step, built wherever this is called: in a process of its own."""
+        if self.code == "plain":  # without a workload, whose trainer makes its process keep freed memory
+            return plain_step_apart(recipe, self.path.precision, keep_at(self.ratio, recipe.vit.patch_tokens))
         return self.step(Workload(recipe))
+
+
+def everybody(path: FastPath) -> list[Candidate]:
+    """Those with all tokens and those at a drop ratio of 0.35."""
+    return [candidate for ratio in (0.0, 0.35) for candidate in candidates(path, ratio)]
 
 
 def candidates(path: FastPath, ratio: float) -> list[Candidate]:

@@ -32,6 +32,12 @@ def random_images(recipe: Recipe) -> Dataset:
     return Dataset("random pixels", split(), split(), names, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 
 
+def keep_at(ratio: float, patch_tokens: int) -> Keep | None:
+    """What one dropping block keeps of so many tokens at a drop ratio; None for all of them."""
+    kept = max(1, DropSchedule.tokens_at_ratio(ratio, patch_tokens))
+    return (kept,) if kept < patch_tokens else None
+
+
 class Workload:
     """A recipe's trainer and whole training steps, data and moving average included, for it and for other models."""
 
@@ -44,9 +50,7 @@ class Workload:
 
     def keep(self, ratio: float) -> Keep | None:
         """What one dropping block keeps at a drop ratio; None for all tokens."""
-        patch_tokens = self.recipe.vit.patch_tokens
-        kept = max(1, DropSchedule.tokens_at_ratio(ratio, patch_tokens))
-        return (kept,) if kept < patch_tokens else None
+        return keep_at(ratio, self.recipe.vit.patch_tokens)
 
     def network(self, blocks: tuple[int, ...] = (0,), path: FastPath | None = None) -> TokenDropViT:
         """A new model of the recipe that drops tokens in `blocks`."""

@@ -134,11 +134,8 @@ def group(runs: list[FinishedRun]) -> list[Cell]:
     groups: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault((run.cell, run.precision), []).append(run)
-    names = [cell for cell, _ in groups]
-    return [
-        Cell(cell if names.count(cell) == 1 else f"{cell} ({precision})", sorted(found, key=lambda run: run.seed))
-        for (cell, precision), found in groups.items()
-    ]
+    names = _distinct([(cell, f"{cell} ({precision})") for cell, precision in groups])
+    return [Cell(name, sorted(found, key=lambda run: run.seed)) for name, found in zip(names, groups.values())]
 
 
 def read_cells(folders: list[Path]) -> list[Cell]:
@@ -153,11 +150,8 @@ def read_cells(folders: list[Path]) -> list[Cell]:
     folders = list(once.values())
     sweeps = [folder for folder in folders if (folder / RUNS).exists()]
     cells = [(folder, cell) for folder in sweeps for cell in group(read_runs(folder))]
-    names = [cell.name for _, cell in cells]
-    named = [
-        Cell(cell.name if names.count(cell.name) == 1 else f"{folder}: {cell.name}", cell.runs)
-        for folder, cell in cells
-    ]
+    names = _distinct([(cell.name, f"{folder}: {cell.name}") for folder, cell in cells])
+    named = [Cell(name, cell.runs) for name, (_, cell) in zip(names, cells)]
     return named + _cells_of_runs([folder for folder in folders if folder not in sweeps])
 
 
@@ -177,22 +171,19 @@ def _cells_of_runs(folders: list[Path]) -> list[Cell]:
         if known != record:  # a copy of a run counts once
             raise OutputError(f"{earlier} and {folder}: are one recipe with one seed, run twice; give one of them")
     firsts = [of_seed[min(of_seed)] for of_seed in groups.values()]
-    names = _distinct_names(firsts)
+    names = _distinct(
+        [(first.run, f"{first.run} ({first.precision})", f"{folder}: {first.run}") for folder, first in firsts]
+    )
     return [
         Cell(name, [FinishedRun.of(record, name) for record in (of_seed[seed][1] for seed in sorted(of_seed))])
         for name, of_seed in zip(names, groups.values())
     ]
 
 
-def _distinct_names(firsts: list[tuple[Path, RunRecord]]) -> list[str]:
-    """A name for each cell of runs: its first run's, where two are alike with the precision or else the folder."""
-    names = [record.run for _, record in firsts]
-    fuller = [f"{record.run} ({record.precision})" for _, record in firsts]
-    paths = [f"{folder}: {record.run}" for folder, record in firsts]
-    return [
-        name if names.count(name) == 1 else full if fuller.count(full) == 1 else path
-        for name, full, path in zip(names, fuller, paths)
-    ]
+def _distinct(names: list[tuple[str, ...]]) -> list[str]:
+    """Of each one's names, from short to full, the first that no other has; the last where there is none."""
+    levels = [list(level) for level in zip(*names)]
+    return [next((name for name, level in zip(own, levels) if level.count(name) == 1), own[-1]) for own in names]
 
 
 def table(cells: list[Cell]) -> str:

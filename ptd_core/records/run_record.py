@@ -71,10 +71,9 @@ class RunRecord(_Part):
     """What a run's run.json holds.
 
     recipe: the settings that decide the result, as `Recipe.settings()` gives them. data: `Dataset.digest` of the
-    images. device, versions, commit: where the
-    results come from, see `stamp`. precision, attention, compilation: what "auto" became. results: None before the
-    first evaluated epoch. finished: whether all epochs of the recipe are done; everything else that stands beside the
-    file was then written before it.
+    images. device, versions, commit: where the results come from, see `stamp`. precision, attention, compilation: what
+    "auto" became. results: None before the first evaluated epoch. finished: whether all epochs of the recipe are done;
+    everything else that stands beside the file was then written before it.
     """
 
     run: str

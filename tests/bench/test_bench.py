@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ptd_core import trainer
 from ptd_core.bench import __main__ as bench
 from ptd_core.bench import accounts
 from ptd_core.bench.candidates import candidates
@@ -55,12 +56,21 @@ def test_peers_compute_with_the_kernel_and_precision_that_their_rows_name(tiny, 
         assert len({candidate.name for candidate in found}) == len(found) == (5 if ratio else 6)
         for candidate in found:
             fused.clear(), made.clear()
-            candidate.step(work)()
+            (candidate.alone(work.recipe) if candidate.apart else candidate.step(work))()
             assert made == ([] if candidate.code == "plain" else [candidate.path])
             explicit = candidate.code == "plain" or (
                 candidate.path.attention == "explicit" and candidate.code != "encoder"
             )
             assert bool(fused) is not explicit, candidate.name
+
+
+def test_the_plain_loop_has_a_process_without_our_memory_settings(tiny, monkeypatch):
+    kept = []
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: kept.append(1))
+    for candidate in candidates(FastPath.choose(torch.device("cpu"), "fp32"), 0.0):
+        kept.clear()
+        candidate.alone(tiny())
+        assert bool(kept) is not candidate.apart
 
 
 def test_ratios_are_taken_within_rounds():
