@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from ptd_core.bench.candidates import everybody
+from ptd_core.bench.candidates import PEER_RATIOS, candidates
 from ptd_core.bench.clock import interleave, with_times
 from ptd_core.bench.memory import peak_of
 from ptd_core.bench.plain import PilImages
@@ -78,9 +78,9 @@ def augmentation(work: Workload, rounds: int) -> list[dict]:
 def memory(work: Workload, rounds: int) -> list[dict]:
     """Peak memory of everybody's training steps, above what is held before the first."""
     return [
-        {"case": candidate.name, "ratio": candidate.ratio,
+        {"case": candidate.name, "ratio": ratio,
          "peak_bytes": peak_of(functools.partial(candidate.alone, work.recipe), work.recipe.device)}
-        for candidate in everybody(work.path)
+        for ratio in PEER_RATIOS for candidate in candidates(work.path, ratio)
     ]  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from ptd_core.model import ATTENTION_KERNELS
 from ptd_core.recipe import Recipe
 from ptd_core.rivals.dense import encoder_vit, timm_vit
 
+PEER_RATIOS = (0.0, 0.35)
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -39,11 +41,6 @@ class Candidate:
         if self.code == "plain":  # without a workload, whose trainer makes its process keep freed memory
             return plain_step_apart(recipe, self.path.precision, keep_at(self.ratio, recipe.vit.patch_tokens))
         return self.step(Workload(recipe))
-
-
-def everybody(path: FastPath) -> list[Candidate]:
-    """Those with all tokens and those at a drop ratio of 0.35."""
-    return [candidate for ratio in (0.0, 0.35) for candidate in candidates(path, ratio)]
 
 
 def candidates(path: FastPath, ratio: float) -> list[Candidate]:

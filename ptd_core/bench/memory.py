@@ -1,12 +1,11 @@
 """Peak memory of a training step, each in a process of its own."""
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 
+from ptd_core.bench.apart import one_process
 from ptd_core.machine.device import resolve_device, synchronize
 
 STEPS = 2  # the second one has the optimizer's state
@@ -18,8 +17,7 @@ def peak_of(make_step: Callable[[], Callable[[], object]], device: str) -> int |
     make_step: importable and picklable; it builds the model and returns the step. On CUDA memory in tensors is
     counted, on the CPU resident memory.
     """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with one_process() as pool:
         return pool.submit(_measure, make_step, device).result()
 
 

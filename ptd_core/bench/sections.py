@@ -7,7 +7,7 @@ import torch
 
 from ptd_core.bench.accounts import augmentation, ledger, memory
 from ptd_core.bench.apart import Apart
-from ptd_core.bench.candidates import everybody
+from ptd_core.bench.candidates import PEER_RATIOS, candidates
 from ptd_core.bench.clock import interleave, with_times
 from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.cost import cost
@@ -86,19 +86,21 @@ def lengths(work: Workload, rounds: int) -> list[dict]:
 
 def peers(work: Workload, rounds: int) -> list[dict]:
     """Whole training steps of this project and of others, data, moving average and all."""
-    everyone, cases, ours = everybody(work.path), {}, {}
-    for candidate in everyone:
-        alone = functools.partial(candidate.alone, work.recipe)
-        cases[candidate.name] = Apart(alone) if candidate.apart else candidate.step(work)
-        ours.setdefault(candidate.ratio, candidate.name)  # the first of them
-    timings = interleave(cases, rounds, work.device)
-    for case in cases.values():
-        if isinstance(case, Apart):
-            case.close()
-    rows = with_times([{"case": name} for name in cases], timings, work.recipe.batch_size)
-    for row, candidate in zip(rows, everyone):
-        row["ratio"] = candidate.ratio
-        row["ours_faster_by"] = timings[row["case"]].over(timings[ours[candidate.ratio]])
+    rows = []
+    for ratio in PEER_RATIOS:  # one after the other: all at once do not fit into a small machine's memory
+        everyone = candidates(work.path, ratio)
+        cases = {
+            candidate.name: Apart(functools.partial(candidate.alone, work.recipe))
+            if candidate.apart
+            else candidate.step(work)
+            for candidate in everyone
+        }
+        timings = interleave(cases, rounds, work.device)
+        for case in cases.values():
+            if isinstance(case, Apart):
+                case.close()
+        found = with_times([{"case": name, "ratio": ratio} for name in cases], timings, work.recipe.batch_size)
+        rows += [{**row, "ours_faster_by": timings[row["case"]].over(timings[everyone[0].name])} for row in found]
     return rows
 
 

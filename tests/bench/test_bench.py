@@ -2,6 +2,12 @@
 
 import functools
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -209,3 +215,23 @@ def test_bad_requests_are_refused(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--rounds", "0"])
     assert "at least 1" in capsys.readouterr().err
+
+
+def test_a_killed_bench_leaves_no_process_behind():
+    code = (
+        "import os, time\n"
+        "from ptd_core.bench.apart import one_process\n"
+        "print(one_process().submit(os.getpid).result(), flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    bench = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = int(bench.stdout.readline())
+    os.kill(child, 0)  # it is there
+    bench.kill()
+    bench.wait()
+    for _ in range(300):
+        if not Path(f"/proc/{child}").exists() or "State:\tZ" in Path(f"/proc/{child}/status").read_text():
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the case's process outlived the bench by 30 s")
