@@ -78,6 +78,7 @@ dataset: str = "shapes"  # shapes (generated), cifar100, cifar10 or folder (clas
 data_dir: str = "data"  # where the dataset lies; shapes needs none
 download: bool = True  # let torchvision download an absent CIFAR
 image_size: int = 32  # image side in pixels; CIFAR has 32
+size_stages: str = ""  # training image sides at shares of the run, as 24/28/32 at 60/20/20; empty: image_size
 subset: int = 4000  # training images, class-balanced; 0: all
 test_subset: int = 1000  # test images, class-balanced; 0: all
 stem_width: int = 32  # channels after the first stem convolution, doubled by the second
@@ -96,6 +97,19 @@ drop_end: int = 8  # epoch from which it is drop_final
 drop_gamma: float = 2.0  # exponent of the rise
 drop_hold: bool = True  # hold drop_final after drop_end; False: all tokens again
 drop_block: int = 0  # block that drops tokens, counted from 0
+drop_blocks: str = ""  # several such blocks, as 3, 6, 9; each drops of the tokens that reach it
+drop_shares: str = ""  # for each of drop_blocks a factor of the drop ratio, as 1, 1.7, 2.2; empty: 1 each
+drop_shape: str = "polynomial"  # polynomial, cosine, reversed (in time), steps, flat (from drop_start) or cyclic
+drop_stages: str = ""  # of drop_shape steps: kept shares at shares of the run, as .5/.75/1 at 45/40/15
+drop_cycle: int = 0  # of drop_shape cyclic: epochs of a period
+drop_tail: int = 0  # epochs at the end with all tokens, whatever the shape
+drop_multiple: int = 1  # kept tokens are multiples of this
+drop_score: str = "class_attention"  # what makes a token worth keeping: a key of SCORES in ptd_core/saliency.py
+drop_score_block: int = -1  # of drop_score averaged_attention: block that it looks at; -1: the last
+drop_choice: str = "top"  # top scores, sample (in proportion to them) or greedy (spread over the features)
+drop_fate: str = "discard"  # discard, fuse (into one), merge (to the nearest), skip (the block), bypass (to drop_until)
+drop_attended: str = "all"  # all or kept: what kept tokens attend to in that block; kept: tokens are dropped before it
+drop_until: int = -1  # of drop_fate bypass: block before which tokens are back; -1: the last
 crop_padding: int = 2  # zero padding in pixels before the random crop
 flip: bool = True  # random horizontal flip
 rand_ops: int = 0  # RandAugment operations an image; 0: off
@@ -234,7 +248,7 @@ for ratio in (0.0, 0.1, 0.2, 0.35, 0.5):
 notebook.table(["drop ratio", "tokens kept", "training GFLOP an image", "share", "predicted speed-up"], rows)
 
 # %%
-with_drop, without = run_training_cost(recipe.vit, len(data.classes), recipe.token_drop, recipe.keeps)
+with_drop, without = run_training_cost(recipe.vit, len(data.classes), recipe.token_drop, recipe.keeps, recipe.sides)
 print(f"over this run's {recipe.epochs} epochs: {100 * (1 - with_drop / without):.1f} % of the operations saved,")
 print(f"so operations predict training {without / with_drop:.3f}x faster")
 

@@ -4,6 +4,7 @@ One multiply-add counts as two operations; only matrix products and convolutions
 `torch.utils.flop_counter` does. Softmax, norms, activations and the optimizer are left out.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ptd_core.model import STEM_STRIDES, ViTConfig
+from ptd_core.saliency import CLASS_ROW
 from ptd_core.token_drop import Keep, TokenDrop
+from ptd_core.tokens.fates import PUT_BACK
 
 
 @dataclass(frozen=True)
@@ -26,38 +29,77 @@ class Cost:
 def cost(vit: ViTConfig, num_classes: int, drop: TokenDrop | None = None, keep: Keep | None = None) -> Cost:
     """Operations per image of a HybridViT of that size, run by `drop` with `keep` patch tokens (None: all).
 
-    A block that drops makes keys and values for all tokens that it sees, one query for the class token, and the rest
-    for the kept tokens; blocks after it see the kept tokens only. Raises ValueError unless there is one number for
-    each dropping block, each at least 1 and at most what the block before has left.
+    A block that drops prices its scores and what becomes of the others, see `_dropping_block`; the blocks after it see
+    what is left. Scores that are given from outside cost nothing here. Raises ValueError unless there is one number
+    for each dropping block, each at least 1 and at most what reaches it.
     """
+    patches = vit.patch_tokens
     kept_in = {}
     if keep is not None:
-        if drop is None or len(keep) != len(drop.blocks):
-            raise ValueError(f"keep must have one number for each dropping block of {drop}; got {keep}")
+        if drop is None:
+            raise ValueError(f"keep = {keep} needs the policy by which tokens are dropped")
+        drop.reaching(keep, patches)  # refuses what cannot be kept
         kept_in = dict(zip(drop.blocks, keep))
     first, rest = _stem(vit)
-    trained = rest + 2 * vit.embed_dim * num_classes
-    untrained = 0
-    patches = vit.patch_tokens
-    for block in range(vit.depth):
-        kept = kept_in.get(block, patches)
-        if not 1 <= kept <= patches:
-            raise ValueError(f"keep must be from 1 to the {patches} patch tokens; got {kept}")
-        trained += _block(vit, 1 + patches, 1 + kept)
-        if kept < patches:
-            untrained += _scores(vit, 1 + patches)
-        patches = kept
     # Backward makes two products for each forward one, towards weights and towards inputs. The first convolution
-    # needs none towards the images; the scores carry no gradient at all.
-    return Cost(forward=first + trained + untrained, training=2 * first + 3 * trained + untrained)
+    # needs none towards the images; what carries no gradient needs none.
+    total = _Operations(both=rest + 2 * vit.embed_dim * num_classes, one=first)
+    back, whole = None, patches
+    for block in range(vit.depth):
+        if block == back:
+            patches, back = whole, None
+        kept = kept_in.get(block, patches)
+        if kept == patches:
+            total += _Operations(both=_block(vit, 1 + patches, 1 + patches))
+            continue
+        total += _dropping_block(vit, drop, patches, kept)
+        if drop.fate in PUT_BACK:
+            whole, patches, back = patches, kept, drop.until or block + 1
+        else:
+            patches = drop.left(kept, patches)
+    return Cost(forward=total.both + total.one + total.none, training=3 * total.both + 2 * total.one + total.none)
+
+
+@dataclass(frozen=True)
+class _Operations:
+    """Operations of forward products, by how many of their two factors want a gradient."""
+
+    both: int = 0
+    one: int = 0
+    none: int = 0
+
+    def __add__(self, other: "_Operations") -> "_Operations":
+        return _Operations(self.both + other.both, self.one + other.one, self.none + other.none)
+
+
+def training_costs(
+    vit: ViTConfig,
+    num_classes: int,
+    drop: TokenDrop | None,
+    keeps: Sequence[Keep | None],
+    sides: Sequence[int] | None = None,
+) -> list[int]:
+    """Training operations per image in each epoch t: with keeps[t], on images of sides[t] pixels a side.
+
+    sides: by default the ViT's own.
+    """
+    passes = list(zip(keeps, sides or [vit.img_size] * len(keeps), strict=True))
+    price = {
+        (keep, side): cost(dataclasses.replace(vit, img_size=side), num_classes, drop, keep).training
+        for keep, side in set(passes)
+    }
+    return [price[one] for one in passes]
 
 
 def run_training_cost(
-    vit: ViTConfig, num_classes: int, drop: TokenDrop | None, keeps: Sequence[Keep | None]
+    vit: ViTConfig,
+    num_classes: int,
+    drop: TokenDrop | None,
+    keeps: Sequence[Keep | None],
+    sides: Sequence[int] | None = None,
 ) -> tuple[int, int]:
-    """Training operations per image summed over epochs: with keeps[t] in epoch t, and with all tokens in each."""
-    by_keep = {keep: cost(vit, num_classes, drop, keep).training for keep in set(keeps)}
-    return sum(by_keep[keep] for keep in keeps), len(keeps) * cost(vit, num_classes).training
+    """Training operations per image summed over epochs: `training_costs`, and with all tokens of whole images."""
+    return sum(training_costs(vit, num_classes, drop, keeps, sides)), len(keeps) * cost(vit, num_classes).training
 
 
 def count(model: nn.Module, images: torch.Tensor, keep: Keep | None = None) -> Cost:
@@ -86,16 +128,41 @@ def _stem(vit: ViTConfig) -> tuple[int, int]:
     return operations[0], sum(operations[1:])
 
 
-def _block(vit: ViTConfig, tokens: int, kept: int) -> int:
-    """A block that sees `tokens` and lets out `kept`, both with the class token."""
-    width = vit.embed_dim
+def _block(vit: ViTConfig, tokens: int, kept: int, asking: int | None = None) -> int:
+    """A block that sees `tokens` and lets out `kept`; `asking` have queries, by default the kept ones. With prefix."""
+    width, asking = vit.embed_dim, kept if asking is None else asking
     keys_values = 4 * tokens * width * width
-    query_projection = 4 * kept * width * width
-    attention = 4 * kept * tokens * width
+    query_projection = 4 * asking * width * width
+    attention = 4 * asking * tokens * width
     mlp = 4 * kept * width * vit.mlp_width
     return keys_values + query_projection + attention + mlp
 
 
-def _scores(vit: ViTConfig, tokens: int) -> int:
-    """The class token's query and its row of attention."""
-    return 2 * vit.embed_dim * vit.embed_dim + 2 * tokens * vit.embed_dim
+def _dropping_block(vit: ViTConfig, drop: TokenDrop, patches: int, kept: int) -> _Operations:
+    """A block that keeps `kept` of the patch tokens that reach it: scores, the fate of the others, the block itself."""
+    width, tokens, left = vit.embed_dim, 1 + patches, 1 + kept + (drop.fate == "fuse")
+    attends_all = drop.attended == "all"
+    if not attends_all:
+        block = _block(vit, left, left)
+    elif drop.fate in ("fuse", "merge"):
+        block = _block(vit, tokens, left, asking=tokens)
+    else:
+        block = _block(vit, tokens, left)
+    projection = 2 * tokens * width * width  # keys or values of all tokens, where attention has not made them already
+    query_row = 2 * width * width + 2 * tokens * width
+    one, none = 0, 0
+    if drop.score in CLASS_ROW:
+        none += query_row + projection * (not attends_all) * (2 if drop.score == "class_attention_value" else 1)
+    elif drop.score == "attention_received":
+        none += projection * (1 if attends_all else 2) + 2 * tokens * tokens * width
+    elif drop.score == "distance":
+        none += 2 * patches * width
+    if drop.choice == "greedy":
+        none += 2 * patches * kept * width  # each chosen token against all, once
+    if drop.fate == "fuse":
+        none += query_row + projection * (not attends_all)
+        one += 2 * tokens * width
+    elif drop.fate == "merge":
+        none += 2 * tokens * kept * width
+        one += 2 * tokens * (1 + kept) * width
+    return _Operations(both=block, one=one, none=none)

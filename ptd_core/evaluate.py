@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ptd_core.data.dataset import Split
 from ptd_core.machine.ranks import Ranks
 from ptd_core.step import autocast
-from ptd_core.token_drop import Keep, class_attention_row
+from ptd_core.token_drop import Keep
+from ptd_core.tokens.vit_parts import class_attention_row
 
 
 @contextmanager

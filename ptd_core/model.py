@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath, Mlp, resample_abs_pos_embed
 from timm.models import register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -168,10 +168,12 @@ class HybridViT(nn.Module):
         return self.norm(self.blocks(self.embed(images)))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Class token and stem features with positions, as the first block takes them: (B, T, E)."""
+        """Class token and stem features with positions, as the first block takes them: (B, T, E).
+        Positions are interpolated to the grid of images of another side, as timm's models do it."""
         patches_BNE = self.stem(images).flatten(2).transpose(1, 2)
         x_BTE = torch.cat([self.cls_token.expand(len(images), -1, -1), patches_BNE], dim=1)
-        return self.pos_drop(x_BTE + self.pos_embed)
+        side = images.shape[-1] // self.config.stem_stride
+        return self.pos_drop(x_BTE + resample_abs_pos_embed(self.pos_embed, [side, side]))
 
     def forward_head(self, x_BTE: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits from the class token; with pre_logits the class token itself, as timm's models do."""

@@ -14,10 +14,12 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from ptd_core.errors import RecipeError
+from ptd_core.schedule import Stages
 
 MAX_BYTES = 100_000  # the longest file of this project has 2,000
 _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _SURPRISE = re.compile(r"[-+]?(0[0-9_]+|[0-9_]+(:[0-9._]+)+)")  # octal and sexagesimal numbers
+_DECIMAL = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
@@ -141,6 +143,37 @@ def expanded(path: str) -> str:
     return whole
 
 
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """The numbers of "3, 6, 9"; none for an empty text. Raises ValueError for anything else."""
+    return tuple(int(number) for number in _list(text, r"[0-9]{1,9}", "whole numbers such as 3, 6, 9"))
+
+
+def decimals(text: str) -> tuple[float, ...]:
+    """The numbers of "1, 1.7, .5"; none for an empty text. Raises ValueError for anything else."""
+    return tuple(float(number) for number in _list(text, _DECIMAL, "numbers such as 1, 1.7, 2.2"))
+
+
+def stages(text: str) -> Stages | None:
+    """ ".5/.75/1 at 45/40/15": values and their shares of the run; None for an empty text.
+
+    Raises ValueError for anything else, and as Stages does.
+    """
+    if not text.strip():
+        return None
+    row = rf"{_DECIMAL}(?:\s*/\s*{_DECIMAL})*"
+    found = re.fullmatch(rf"\s*({row})\s+at\s+({row})\s*", text)
+    if not found:
+        raise ValueError("must be values and their shares of the run, such as .5/.75/1 at 45/40/15")
+    return Stages(*(tuple(float(number) for number in part.split("/")) for part in found.groups()))
+
+
+def _list(text: str, number: str, what: str) -> list[str]:
+    items = [item.strip() for item in text.split(",")] if text.strip() else []
+    if not all(re.fullmatch(number, item) for item in items):
+        raise ValueError(f"must be {what}, or empty")
+    return items
+
+
 def explain(error: ValidationError, source: str, fields: dict[str, FieldInfo]) -> str:
     """One message for all that pydantic found wrong in `source`: parameter, what is allowed, what came."""
     lines = []
@@ -152,7 +185,10 @@ def explain(error: ValidationError, source: str, fields: dict[str, FieldInfo]) -
             lines.append(f"{name} = {_short(item['input'])} is not a parameter; {hint}")
         elif name in fields:
             allowed = item["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value error, ")
-            lines.append(f"{name} {allowed}; got {_short(item['input'])} ({fields[name].description})")
+            choices = get_args(fields[name].annotation) if isinstance(item["input"], str) else ()
+            near = difflib.get_close_matches(item["input"], [str(choice) for choice in choices], n=1) if choices else []
+            hint = f"; did you mean {near[0]}?" if near else ""
+            lines.append(f"{name} {allowed}; got {_short(item['input'])}{hint} ({fields[name].description})")
         else:  # from the check of all values together
             lines.append(item["msg"].removeprefix("Value error, "))
     return f"{source}: " + "\n  ".join(lines)

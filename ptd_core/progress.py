@@ -7,12 +7,14 @@ import time
 
 from tqdm.auto import tqdm
 
-from ptd_core.cost import cost, run_training_cost
+from ptd_core.cost import cost, run_training_cost, training_costs
 from ptd_core.data.dataset import Dataset
 from ptd_core.machine.device import describe_device, synchronize
+from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoint
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.stamp import stamp
+from ptd_core.token_drop import TokenDrop
 from ptd_core.trainer import Trainer
 
 ESTIMATE_AFTER = (3, 8)  # steps between which the first estimate is timed: the first ones warm caches
@@ -96,9 +98,9 @@ class Estimate:
         self._trainer, self._progress = trainer, progress
         self._start: float | None = None
         self._done = False
-        recipe, keeps = trainer.recipe, trainer.recipe.keeps
-        prices = {keep: cost(recipe.vit, trainer.classes, recipe.token_drop, keep).training for keep in set(keeps)}
-        self._step = [recipe.batch_size * prices[keep] for keep in keeps]  # operations of a step, for each epoch
+        recipe = trainer.recipe
+        prices = training_costs(recipe.vit, trainer.classes, recipe.token_drop, recipe.keeps, recipe.sides)
+        self._step = [recipe.batch_size * price for price in prices]  # operations of a step, for each epoch
         evaluation = trainer.evaluated_images() * cost(recipe.vit, trainer.classes).forward
         epochs = [
             trainer.steps_per_epoch * step + trainer.evaluates(epoch) * evaluation
@@ -133,6 +135,16 @@ class Estimate:
         return step_seconds * self._ahead[epoch + done] / self._step[epoch]
 
 
+def _where(recipe: Recipe) -> str:
+    """The policy in words; the published one's in few."""
+    drop = recipe.token_drop
+    if drop == TokenDrop(drop.blocks) and len(drop.blocks) == 1:
+        return f"from block {drop.blocks[0]} on"
+    blocks = ", ".join(map(str, drop.blocks))
+    until = f" until {drop.until}" if drop.until else ""
+    return f"by {drop.score}, {drop.choice}, {drop.fate} in block{'s'[: len(drop.blocks) > 1]} {blocks}{until}"
+
+
 def describe(trainer: Trainer, dataset: Dataset) -> list[str]:
     """What will run, in words and numbers, before it does."""
     recipe, vit = trainer.recipe, trainer.recipe.vit
@@ -148,15 +160,15 @@ def describe(trainer: Trainer, dataset: Dataset) -> list[str]:
         f"device    {describe_device(trainer.device)}, {trainer.path}",
     ]
     if recipe.chapter == "ptd":
-        with_drop, without = run_training_cost(vit, trainer.classes, recipe.token_drop, recipe.keeps)
+        with_drop, without = run_training_cost(vit, trainer.classes, recipe.token_drop, recipe.keeps, recipe.sides)
         lines.append(
             f"tokens    {recipe.kept_tokens(0)} kept in the first epoch, {recipe.kept_tokens(recipe.epochs - 1)} in "
-            f"the last, from block {recipe.drop_block} on; predicted from operations: {without / with_drop:.3f}x "
+            f"the last, {_where(recipe)}; predicted from operations: {without / with_drop:.3f}x "
             "faster than with all tokens"
         )
-        if recipe.drop_start >= recipe.epochs:
-            lines.append(f"note      the run ends before drop_start = {recipe.drop_start}: no token is dropped")
-        elif recipe.drop_end >= recipe.epochs:
+        if not any(recipe.keeps):
+            lines.append("note      the run ends before drop_start: no token is dropped")
+        elif recipe.drop_shape in ("polynomial", "cosine") and recipe.drop_end >= recipe.epochs:
             lines.append(f"note      the run ends before drop_end = {recipe.drop_end}: drop_final is not reached")
     return lines
 

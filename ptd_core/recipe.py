@@ -6,8 +6,9 @@ a refusal names the parameter, what came and what is allowed.
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from pydantic import (
     BaseModel,
@@ -27,13 +28,23 @@ from ptd_core.data.load import load
 from ptd_core.data.mixing import Mixing
 from ptd_core.errors import RecipeError
 from ptd_core.model import ViTConfig
-from ptd_core.parameters import expanded, explain, fitted, read_parameters
+from ptd_core.parameters import decimals, expanded, explain, fitted, read_parameters, stages, whole_numbers
 from ptd_core.records.folders import NAME
+from ptd_core.saliency import SCORES
 from ptd_core.schedule import DropSchedule
 from ptd_core.step import Optimisation
-from ptd_core.token_drop import Keep, TokenDrop
+from ptd_core.token_drop import ATTENDED, Keep, TokenDrop
+from ptd_core.tokens.choices import CHOICES
+from ptd_core.tokens.fates import FATES
 
 _PLACE = {"place": True}  # says where a run reads, writes and computes; not what it computes
+
+_LISTS = {  # settings that hold several numbers, and what reads them
+    "drop_blocks": whole_numbers,
+    "drop_shares": decimals,
+    "drop_stages": stages,
+    "size_stages": stages,
+}
 
 
 def _setting(default, help, *, place=False, **bounds):
@@ -84,6 +95,9 @@ class Recipe(BaseModel):
     data_dir: str = _setting("data", "where the dataset lies; shapes needs none", place=True, min_length=1)
     download: bool = _setting(True, "let torchvision download an absent CIFAR", place=True)
     image_size: int = _setting(32, "image side in pixels; CIFAR has 32", ge=8, le=512)
+    size_stages: str = _setting(
+        "", "training image sides at shares of the run, as 24/28/32 at 60/20/20; empty: image_size"
+    )
     subset: int = _setting(4000, "training images, class-balanced; 0: all", ge=0, le=10**9)
     test_subset: int = _setting(1000, "test images, class-balanced; 0: all", ge=0, le=10**9)
 
@@ -106,6 +120,33 @@ class Recipe(BaseModel):
     drop_gamma: float = _setting(2.0, "exponent of the rise", gt=0, le=16)
     drop_hold: bool = _setting(True, "hold drop_final after drop_end; False: all tokens again")
     drop_block: int = _setting(0, "block that drops tokens, counted from 0", ge=0)
+    drop_blocks: str = _setting("", "several such blocks, as 3, 6, 9; each drops of the tokens that reach it")
+    drop_shares: str = _setting("", "for each of drop_blocks a factor of the drop ratio, as 1, 1.7, 2.2; empty: 1 each")
+    drop_shape: Literal["polynomial", "cosine", "reversed", "steps", "flat", "cyclic"] = _setting(
+        "polynomial",
+        "polynomial, cosine, reversed (in time), steps, flat (from drop_start) or cyclic",
+    )
+    drop_stages: str = _setting("", "of drop_shape steps: kept shares at shares of the run, as .5/.75/1 at 45/40/15")
+    drop_cycle: int = _setting(0, "of drop_shape cyclic: epochs of a period", ge=0, le=10**6)
+    drop_tail: int = _setting(0, "epochs at the end with all tokens, whatever the shape", ge=0, le=10**6)
+    drop_multiple: int = _setting(1, "kept tokens are multiples of this", ge=1, le=10**6)
+    drop_score: Literal[tuple(SCORES)] = _setting(
+        "class_attention", "what makes a token worth keeping: a key of SCORES in ptd_core/saliency.py"
+    )
+    drop_score_block: int = _setting(
+        -1, "of drop_score averaged_attention: block that it looks at; -1: the last", ge=-1
+    )
+    drop_choice: Literal[tuple(CHOICES)] = _setting(
+        "top", "top scores, sample (in proportion to them) or greedy (spread over the features)"
+    )
+    drop_fate: Literal[FATES] = _setting(
+        "discard",
+        "discard, fuse (into one), merge (to the nearest), skip (the block), bypass (to drop_until)",
+    )
+    drop_attended: Literal[ATTENDED] = _setting(
+        "all", "all or kept: what kept tokens attend to in that block; kept: tokens are dropped before it"
+    )
+    drop_until: int = _setting(-1, "of drop_fate bypass: block before which tokens are back; -1: the last", ge=-1)
 
     # augmentation
     crop_padding: int = _setting(2, "zero padding in pixels before the random crop", ge=0, le=64)
@@ -132,12 +173,20 @@ class Recipe(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_its_type(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name in _LISTS and type(value) in (int, float):
+            return str(value)
         return fitted(value, cls.model_fields[info.field_name].annotation)
 
     @field_validator("out_dir", "data_dir")
     @classmethod
     def _whole_path(cls, path: str) -> str:
         return expanded(path)
+
+    @field_validator(*_LISTS)
+    @classmethod
+    def _readable(cls, text: str, info: ValidationInfo) -> str:
+        _LISTS[info.field_name](text)
+        return text
 
     # what the values say together
 
@@ -153,21 +202,57 @@ class Recipe(BaseModel):
             refuse("image_size stem_stride", "image_size must be a multiple of stem_stride")
         if self.embed_dim % self.num_heads:
             refuse("embed_dim num_heads", "embed_dim must be a multiple of num_heads")
-        if self.drop_block >= self.depth:
-            refuse("drop_block depth", f"drop_block must be from 0 to {self.depth - 1}")
         if int(self.mlp_ratio * self.embed_dim) < 1:
             refuse("mlp_ratio embed_dim", "the MLP would have no hidden unit")
         if self.drop_end < self.drop_start:
             refuse("drop_start drop_end", "drop_end must not come before drop_start")
-        tokens = self.vit.patch_tokens
-        for name in ("drop_init", "drop_final"):
-            if DropSchedule.tokens_at_ratio(getattr(self, name), tokens) < 1:
-                refuse(f"{name} image_size stem_stride", f"of {tokens} patch tokens less than one would be kept")
+        self._consistent_drop(refuse)
         if self.mixing and self.batch_size % 2:
             refuse("batch_size mixup_alpha cutmix_alpha", "mixing pairs the images of a batch, which must be even")
         if self.subset and self.subset < self.batch_size:
             refuse("subset batch_size", "the training images do not fill one batch")
         return self
+
+    def _consistent_drop(self, refuse: Callable[[str, str], NoReturn]) -> None:
+        """What the settings of token drop and of image sizes say together."""
+        if self.drop_block and self.drop_blocks:
+            refuse("drop_block drop_blocks", "name the dropping blocks in one of them")
+        name = "drop_blocks" if self.drop_blocks else "drop_block"
+        for shape, needed in (("steps", "drop_stages"), ("cyclic", "drop_cycle")):
+            if bool(getattr(self, needed)) != (self.drop_shape == shape):
+                refuse(f"drop_shape {needed}", f"{shape} needs {needed}, and nothing else does")
+        try:
+            drop, schedule = self.token_drop, self.schedule
+        except ValueError as error:  # which begins with the field's name
+            raise ValueError(f"drop_{error}") from None
+        if drop.blocks[-1] >= self.depth:
+            refuse(f"{name} depth", f"{name} must be from 0 to {self.depth - 1}")
+        if drop.until is not None and drop.until > self.depth:
+            refuse("drop_until depth", f"the last block is {self.depth - 1}; {self.depth} is the end")
+        shares = decimals(self.drop_shares)
+        if shares and len(shares) != len(drop.blocks):
+            refuse(f"{name} drop_shares", "give one factor for each dropping block")
+        if shares and max(shares) * max(schedule.ratio(epoch) for epoch in range(self.epochs)) >= 1:
+            refuse("drop_shares drop_final", "a factor times the drop ratio must stay below 1")
+        for side in self.sides:
+            if side % self.stem_stride or not 8 <= side <= self.image_size:
+                refuse(
+                    "size_stages image_size stem_stride", f"{side} must be a multiple of stem_stride up to image_size"
+                )
+        tokens = self.grid_at(min(self.sides)) ** 2
+        for name in ("drop_init", "drop_final"):
+            if DropSchedule.tokens_at_ratio(getattr(self, name), tokens) < 1:
+                refuse(f"{name} image_size stem_stride", f"of {tokens} patch tokens less than one would be kept")
+        if self.drop_score == "averaged_attention" and not self.ema_decay:
+            refuse("drop_score ema_decay", "there is no moving average of the weights")
+        if self.drop_score_block >= self.depth:
+            refuse("drop_score_block depth", f"drop_score_block must be from 0 to {self.depth - 1}, or -1")
+        if self.drop_score_block != -1 and self.drop_score != "averaged_attention":
+            refuse("drop_score_block drop_score", "only averaged_attention looks at another block")
+        if self.drop_score == "oracle" and self.dataset != "shapes":
+            refuse("drop_score dataset", "only shapes knows where its objects are")
+        if self.drop_score == "oracle" and (self.rand_ops or self.mixing):
+            refuse("drop_score rand_ops mixup_alpha cutmix_alpha", "masks do not follow RandAugment, Mixup or CutMix")
 
     # the parts, for whatever needs them
 
@@ -195,11 +280,25 @@ class Recipe(BaseModel):
             end=self.drop_end,
             gamma=self.drop_gamma,
             hold=self.drop_hold,
+            shape=self.drop_shape,
+            epochs=self.epochs,
+            stages=stages(self.drop_stages),
+            cycle=self.drop_cycle or None,
+            tail=self.drop_tail,
+            multiple=self.drop_multiple,
         )
 
     @property
     def token_drop(self) -> TokenDrop:
-        return TokenDrop(blocks=(self.drop_block,))
+        last = self.depth - 1 if self.drop_fate == "bypass" else None
+        return TokenDrop(
+            blocks=whole_numbers(self.drop_blocks) or (self.drop_block,),
+            score=self.drop_score,
+            choice=self.drop_choice,
+            fate=self.drop_fate,
+            attended=self.drop_attended,
+            until=last if self.drop_until == -1 else self.drop_until,
+        )
 
     @property
     def augmentation(self) -> Augmentation:
@@ -242,24 +341,46 @@ class Recipe(BaseModel):
 
     # what follows from the values
 
-    def kept_tokens(self, epoch: int) -> int:
-        """Patch tokens that come out of the last block in an epoch."""
-        return self.schedule.kept(epoch, self.vit.patch_tokens)
+    @property
+    def sides(self) -> list[int]:
+        """The side in pixels of training images, for every epoch; evaluation always sees image_size."""
+        sizes = stages(self.size_stages)
+        return [int(sizes.at(epoch, self.epochs)) if sizes else self.image_size for epoch in range(self.epochs)]
 
-    def keep(self, epoch: int) -> Keep | None:
-        """What a TokenDropViT is told in an epoch: kept patch tokens of each dropping block, None for all tokens."""
-        kept = self.kept_tokens(epoch)
-        return (kept,) if kept < self.vit.patch_tokens else None
+    def grid_at(self, side: int) -> int:
+        """Patch tokens a side of an image of that side in pixels."""
+        return side // self.stem_stride
 
     @property
     def keeps(self) -> list[Keep | None]:
-        """`keep` of every epoch."""
-        return [self.keep(epoch) for epoch in range(self.epochs)]
+        """What a TokenDropViT is told in every epoch: kept patch tokens of each dropping block, None for all."""
+        schedule, drop = self.schedule, self.token_drop
+        shares = decimals(self.drop_shares) or (1.0,) * len(drop.blocks)
+        found = []
+        for epoch, side in enumerate(self.sides):
+            tokens, ratio, keep, dropping = self.grid_at(side) ** 2, schedule.ratio(epoch), [], False
+            for share in shares:
+                keep.append(schedule.kept_at_ratio(share * ratio, tokens))
+                dropping |= keep[-1] < tokens
+                tokens = drop.left(keep[-1], tokens)
+            found.append(tuple(keep) if dropping else None)
+        return found
+
+    def keep(self, epoch: int) -> Keep | None:
+        """`keeps` of one epoch."""
+        return self.keeps[epoch]
+
+    def kept_tokens(self, epoch: int) -> int:
+        """Patch tokens that the last dropping block keeps in an epoch."""
+        keep = self.keep(epoch)
+        return keep[-1] if keep else self.grid_at(self.sides[epoch]) ** 2
 
     @property
     def chapter(self) -> str:
         """The chapter that this run belongs to: "ptd" if it ever asks for token drop, else "baseline"."""
-        return "ptd" if self.drop_init > 0 or self.drop_final > 0 else "baseline"
+        kept = self.schedule.stages
+        asks = min(kept.values) < 1 if kept else self.drop_init > 0 or self.drop_final > 0
+        return "ptd" if asks else "baseline"
 
     @property
     def run_name(self) -> str:

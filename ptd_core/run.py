@@ -189,7 +189,7 @@ def _train(
 def _record(trainer: Trainer, records: list[EpochRecord], seconds: float | None = None) -> RunRecord:
     """What run.json holds. seconds: of the call that finished the run; None for a run that is not finished."""
     recipe = trainer.recipe
-    with_drop, without = run_training_cost(recipe.vit, trainer.classes, recipe.token_drop, recipe.keeps)
+    with_drop, without = run_training_cost(recipe.vit, trainer.classes, recipe.token_drop, recipe.keeps, recipe.sides)
     return RunRecord(
         run=recipe.run_name,
         chapter=recipe.chapter,

@@ -1,13 +1,15 @@
-"""Which patch tokens matter: scores, and the choice of tokens to keep. Pure functions of tensors.
+"""Which patch tokens matter: scores, kept masks, and how much of an object they cover. Pure functions of tensors.
 
 Shapes: B batch, H heads, T tokens with the prefix first (class token, then distillation or register tokens), P prefix
-tokens, N = T - P patch tokens, K kept tokens with the prefix, E embedding, D head dimension.
+tokens, N = T - P patch tokens, K kept tokens with the prefix, E embedding, D head dimension, G patch tokens of the
+whole image, g of its sides.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -15,16 +17,28 @@ from torch import Tensor
 class Seen:
     """What a block that drops tokens sees when it scores them.
 
-    x_BTE: the tokens as attention takes them, after the block's first norm. key_BHTD, value_BHTD: of all tokens.
-    query: tokens (B, n, E) -> their queries (B, H, n, D); only those that a score asks for are computed.
-    prefix: P; token 0 is the class token.
+    tokens_BTE: the tokens as the block gets them. x_BTE: as its attention takes them, after the first norm.
+    query: tokens (B, n, E) -> theirs (B, H, n, D). key, value: of all tokens, (B, H, T, D). Only what a score asks for
+    is computed. prefix: P; token 0 is the class token, if there is one.
+    place_BN: int64, where in the image each patch token comes from, counted row by row; -1 for one made of several.
+    grid: g. given_BG: a value for each place of the image, from whoever calls the network; None if nothing came.
     """
 
+    tokens_BTE: Tensor
     x_BTE: Tensor
-    key_BHTD: Tensor
-    value_BHTD: Tensor
     query: Callable[[Tensor], Tensor]
+    key: Callable[[], Tensor]
+    value: Callable[[], Tensor]
     prefix: int
+    place_BN: Tensor
+    grid: int
+    given_BG: Tensor | None = None
+
+
+def attention_rows(query_BHnD: Tensor, key_BHTD: Tensor) -> Tensor:
+    """Rows of softmaxed attention for some queries: (B, H, n, T)."""
+    scale = query_BHnD.shape[-1] ** -0.5
+    return (query_BHnD * scale @ key_BHTD.transpose(-2, -1)).softmax(dim=-1)
 
 
 def class_attention(query_BH1D: Tensor, key_BHTD: Tensor) -> Tensor:
@@ -32,8 +46,7 @@ def class_attention(query_BH1D: Tensor, key_BHTD: Tensor) -> Tensor:
 
     One row, not the T x T matrix: its cost is that of a single query.
     """
-    scale = query_BH1D.shape[-1] ** -0.5
-    return (query_BH1D * scale @ key_BHTD.transpose(-2, -1)).softmax(dim=-1).squeeze(-2)
+    return attention_rows(query_BH1D, key_BHTD).squeeze(-2)
 
 
 def patch_scores(attention_BHT: Tensor, prefix: int = 1) -> Tensor:
@@ -41,13 +54,95 @@ def patch_scores(attention_BHT: Tensor, prefix: int = 1) -> Tensor:
     return attention_BHT.detach().mean(dim=1)[:, prefix:]
 
 
+# Scores: functions Seen -> (B, N), higher means more worth keeping.
+
+
 def class_attention_score(seen: Seen) -> Tensor:
-    """The score of Progressive Token Drop: the class token's attention to each patch token, mean over heads: (B, N)."""
-    return patch_scores(class_attention(seen.query(seen.x_BTE[:, :1]), seen.key_BHTD), seen.prefix)
+    """The score of Progressive Token Drop: the class token's attention to each patch token, mean over heads."""
+    return patch_scores(class_attention(seen.query(seen.x_BTE[:, :1]), seen.key()), seen.prefix)
 
 
-# A score is one function Seen -> (B, N) and its key here; higher means more worth keeping.
-SCORES: dict[str, Callable[[Seen], Tensor]] = {"class_attention": class_attention_score}
+def inverse_score(seen: Seen) -> Tensor:
+    """The least attended first: what class attention would drop."""
+    return -class_attention_score(seen)
+
+
+def class_attention_value_score(seen: Seen) -> Tensor:
+    """Class attention times the L2 norm of the value, mean over heads: what each token adds to the class token."""
+    rows_BHT = class_attention(seen.query(seen.x_BTE[:, :1]), seen.key())
+    return patch_scores(rows_BHT * seen.value().norm(dim=-1), seen.prefix)
+
+
+def attention_received_score(seen: Seen) -> Tensor:
+    """The attention that a token receives, mean over all queries and heads; needs no class token."""
+    rows_BHTT = attention_rows(seen.query(seen.x_BTE), seen.key())
+    return patch_scores(rows_BHTT.mean(dim=2), seen.prefix)
+
+
+def norm_score(seen: Seen) -> Tensor:
+    """The L2 norm of the token."""
+    return seen.tokens_BTE[:, seen.prefix :].norm(dim=-1)
+
+
+def l1_norm_score(seen: Seen) -> Tensor:
+    """The L1 norm of the token, as PSS takes it."""
+    return seen.tokens_BTE[:, seen.prefix :].norm(p=1, dim=-1)
+
+
+def distance_score(seen: Seen) -> Tensor:
+    """How unlike the others a token is: its cosine distance to the other patch tokens, mean over them."""
+    x_BNE = F.normalize(seen.tokens_BTE[:, seen.prefix :], dim=-1)
+    others = max(1, x_BNE.shape[1] - 1)
+    return 1 - ((x_BNE @ x_BNE.sum(dim=1).unsqueeze(-1)).squeeze(-1) - 1) / others
+
+
+def random_score(seen: Seen) -> Tensor:
+    """Uniform in [0, 1), drawn from the device's default generator."""
+    batch, tokens, _ = seen.tokens_BTE[:, seen.prefix :].shape
+    return torch.rand(batch, tokens, device=seen.tokens_BTE.device)
+
+
+def centre_score(seen: Seen) -> Tensor:
+    """1 at the image's centre, falling with the distance to 0 beyond its corners; blind to what is in the image.
+
+    A token made of several stands in the middle.
+    """
+    row, column = seen.place_BN.div(seen.grid, rounding_mode="floor"), seen.place_BN % seen.grid
+    middle = (seen.grid - 1) / 2
+    distance = ((row - middle) ** 2 + (column - middle) ** 2).sqrt() / (seen.grid * 0.5**0.5)
+    return torch.where(seen.place_BN < 0, 1.0, 1.0 - distance)
+
+
+def given_score(seen: Seen) -> Tensor:
+    """The caller's value for the token's place; a token made of several gets the largest of its image.
+
+    Raises ValueError if the caller gave none.
+    """
+    if seen.given_BG is None:
+        raise ValueError("this score is not in the model: give its values, (B, patch tokens of the image), as `given`")
+    largest = seen.given_BG.amax(dim=1, keepdim=True)
+    return torch.where(seen.place_BN < 0, largest, seen.given_BG.gather(1, seen.place_BN.clamp_min(0)))
+
+
+# A score is one function and its key here.
+SCORES: dict[str, Callable[[Seen], Tensor]] = {
+    "class_attention": class_attention_score,
+    "inverse": inverse_score,
+    "class_attention_value": class_attention_value_score,
+    "attention_received": attention_received_score,
+    "norm": norm_score,
+    "l1_norm": l1_norm_score,
+    "distance": distance_score,
+    "random": random_score,
+    "centre": centre_score,
+    "averaged_attention": given_score,  # class attention of the moving-average model
+    "gradient": given_score,  # gradient x activation, a running mean for each place
+    "oracle": given_score,  # the object's share of the token's pixels
+}
+GIVEN = tuple(name for name, score in SCORES.items() if score is given_score)
+CLASS_ROW = ("class_attention", "inverse", "class_attention_value")  # computed from the class token's attention
+ASK_THE_CLASS_TOKEN = (*CLASS_ROW, "averaged_attention")
+SIGNED = ("inverse",)  # no weights to draw by
 
 
 def kept_tokens(scores_BN: Tensor, keep: int, prefix: int = 1) -> Tensor:

@@ -17,6 +17,7 @@ from ptd_core.machine.device import synchronize
 from ptd_core.machine.fast_path import FastPath
 from ptd_core.machine.ranks import Ranks
 from ptd_core.token_drop import Keep
+from ptd_core.tokens.given import Giver
 
 GRAPHS = 3  # of a network: for all tokens, for the first number of kept tokens, and for every other number
 PREPARING_STEPS = 3  # with CUDA graphs the first warms up, the second is recorded, the third replays
@@ -43,7 +44,8 @@ class TrainingStep:
 
     network: images (B, 3, S, S), normalised, and keep -> logits, such as a TokenDropViT. normalise: images in [0, 1]
     -> what the network takes. ranks: the processes that share the batch; each gets the whole of it and computes its
-    own shard.
+    own shard. giver: of a score that the network cannot see for itself, which it then takes after keep; grid: a
+    function side in pixels -> patch tokens a side, for the giver.
     """
 
     def __init__(
@@ -53,8 +55,11 @@ class TrainingStep:
         path: FastPath,
         normalise: Callable[[Tensor], Tensor],
         ranks: Ranks = Ranks(),  # noqa: B008  frozen
+        giver: Giver | None = None,
+        grid: Callable[[int], int] = lambda side: 0,
     ):
         self.network = network
+        self.giver, self.grid = giver, grid
         self.optimisation = optimisation
         self.path = path
         self.normalise = normalise
@@ -65,26 +70,30 @@ class TrainingStep:
         )
         self._parallel = ranks.parallel(network)
         self._compiled = path.compile(self._parallel)
+        self._given: Tensor | None = None  # by the giver, to the last forward pass
 
-    def __call__(self, batch: Batch, keep: Keep | None) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Batch, keep: Keep | None, side: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean loss () of the batch and how many images were classified right (), before the update.
 
-        keep: what the network is told to keep; None for all tokens.
+        keep: what the network is told to keep; None for all tokens. side: in pixels, to which the images are resized
+        after mixing; None for none.
         """
-        loss, correct = self.forward(batch, keep)
+        loss, correct = self.forward(batch, keep, side)
         self.backward(loss)
+        if self._given is not None and self.giver.always:
+            self.giver.learn(self._given, self.ranks)
         self.update()
         loss, correct = self.ranks.sum(torch.stack([loss.detach() / self.ranks.size, correct])).unbind()
         return loss, correct
 
-    def prepare(self, batch: Batch, keep: Keep | None) -> None:
+    def prepare(self, batch: Batch, keep: Keep | None, side: int | None = None) -> None:
         """Let a compiled step compile, and record its CUDA graph, on inputs like these: no call of it will have to.
 
         Weights, statistics of batch norm and the optimizer stay as they are; random generators move on.
         """
         statistics = [buffer.clone() for buffer in self.network.buffers()]
         for _ in range(PREPARING_STEPS):
-            loss, _ = self.forward(batch, keep)
+            loss, _ = self.forward(batch, keep, side)
             self.backward(loss)
         self.optimizer.zero_grad(set_to_none=True)
         for buffer, before in zip(self.network.buffers(), statistics):
@@ -96,14 +105,22 @@ class TrainingStep:
         self._compiled = self._parallel
         self.optimizer.zero_grad(set_to_none=True)
 
-    def forward(self, batch: Batch, keep: Keep | None) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, keep: Keep | None, side: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean loss and correct answers, both (), of this process's shard."""
         shard, smoothing = self.ranks.shard, self.optimisation.label_smoothing
-        images, labels, weight, _ = batch
+        images, labels, weight, masks = batch
         if weight is not None:
             images = mix(images, weight)
+        images = shard(images)
+        if side is not None and side != images.shape[-1]:
+            images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+        images = self.normalise(images)
         with autocast(images.device, self.path.precision):
-            logits = self._compiled(self.normalise(shard(images)), keep)
+            self._given = None
+            if self.giver is not None and (keep is not None or self.giver.always):
+                masks = None if masks is None else shard(masks)
+                self._given = self.giver(images, masks, self.grid(images.shape[-1]))
+            logits = self._compiled(images, keep, *(() if self._given is None else (self._given,)))
         logits, own = logits.float(), shard(labels)
         correct = (logits.detach().argmax(dim=1) == own).sum().float()
         if weight is None:
@@ -135,35 +152,39 @@ class Preparation:
     def __init__(self, device: torch.device, size: int, side: int, mixing: bool, may_give_up: bool):
         self.device, self.size, self.side, self.mixing = device, size, side, mixing
         self.may_give_up = may_give_up
-        self.done: set[Keep | None] = set()
+        self.done: set[tuple[Keep | None, int]] = set()
 
-    def __call__(self, step: TrainingStep, keeps: list[Keep | None]) -> float:
-        """Prepare for the last of `keeps`, what each epoch up to the next one keeps; seconds spent on compiling."""
+    def __call__(self, step: TrainingStep, passes: list[tuple[Keep | None, int]]) -> float:
+        """Prepare for the last of `passes`, what each epoch up to the next one keeps and its images' side.
+
+        Returns the seconds spent on compiling.
+        """
         compiles = step.path.compilation != "off"
         if not compiles and (step.ranks.size == 1 or self.done):
             return 0.0
-        early = list(dict.fromkeys(keeps))[:GRAPHS] if compiles else []
+        early = list(dict.fromkeys(passes))[:GRAPHS] if compiles else []
         start = time.perf_counter()
-        for keep in dict.fromkeys([*early, keeps[-1]]):
-            if keep not in self.done:
-                self._prepare(step, keep)
-                self.done.add(keep)
+        for one in dict.fromkeys([*early, passes[-1]]):
+            if one not in self.done:
+                self._prepare(step, *one)
+                self.done.add(one)
         synchronize(self.device)
         return time.perf_counter() - start if compiles else 0.0
 
-    def _prepare(self, step: TrainingStep, keep: Keep | None) -> None:
+    def _prepare(self, step: TrainingStep, keep: Keep | None, side: int) -> None:
         images = torch.zeros(self.size, 3, self.side, self.side, device=self.device)
         labels = torch.zeros(self.size, dtype=torch.long, device=self.device)
-        batch = Batch(images, labels, images[0, 0] if self.mixing else None)
+        masks = torch.zeros(self.size, self.side, self.side, dtype=torch.bool, device=self.device)
+        batch = Batch(images, labels, images[0, 0] if self.mixing else None, masks)
         try:
-            step.prepare(batch, keep)
+            step.prepare(batch, keep, side)
         except RuntimeError as error:  # among them all that torch.compile and Triton raise where something is missing
             if step.path.compilation == "off" or not self.may_give_up:
                 raise
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"training is not compiled, and slower: {type(error).__name__}: {reason}", stacklevel=2)
             step.give_up_compiling()
-            step.prepare(batch, keep)
+            step.prepare(batch, keep, side)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

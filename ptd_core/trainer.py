@@ -21,7 +21,8 @@ from ptd_core.records.history import NAN, EpochRecord
 from ptd_core.records.partial_epoch import PartialEpoch
 from ptd_core.schedule import learning_rate
 from ptd_core.step import Preparation, TrainingStep, WarmupEma
-from ptd_core.token_drop import Keep, TokenDropViT
+from ptd_core.token_drop import TokenDropViT
+from ptd_core.tokens.given import giver_of
 
 LOSS_CHECKS_PER_EPOCH = 20  # each waits for the device; between them a step never does
 
@@ -67,7 +68,10 @@ class Trainer:
         self.classes = len(dataset.classes)
         self.train, self.test = dataset.train.to(self.device), dataset.test.to(self.device)
         self._clean = self.train.part(len(self.test))
-        self.batches = Batches(self.train, recipe.batch_size, recipe.augmentation, recipe.mixing, seed=recipe.seed)
+        self.batches = Batches(
+            self.train, recipe.batch_size, recipe.augmentation, recipe.mixing,
+            seed=recipe.seed, masks=recipe.drop_score == "oracle",
+        )  # fmt: skip
         self.steps_per_epoch = self.batches.steps
         if not self.steps_per_epoch:
             raise DataError(f"{len(dataset.train)} training images do not fill one batch of {recipe.batch_size}")
@@ -76,7 +80,10 @@ class Trainer:
         self.model = path.place(model, self.device)
         self.averaged = WarmupEma(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         network = TokenDropViT(self.model, recipe.token_drop)
-        self.step = TrainingStep(network, recipe.optimisation, path, self.normalise, ranks)
+        looks_at = recipe.drop_score_block % recipe.depth
+        self.giver = giver_of(recipe.drop_score, self.headline, looks_at, recipe.vit.grid_size, self.device)
+        self.step = TrainingStep(network, recipe.optimisation, path, self.normalise, ranks, self.giver, recipe.grid_at)
+        self._passes = list(zip(recipe.keeps, recipe.sides))  # of every epoch
         self.next_epoch = 0
         self.partial: PartialEpoch | None = None
         self._may_stop: MayStop = lambda: None
@@ -132,6 +139,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "averaged": self.averaged.module.state_dict() if self.averaged else None,
             "optimizer": self.step.optimizer.state_dict(),
+            "giver": self.giver.state_dict() if self.giver else None,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -139,17 +147,19 @@ class Trainer:
         self.step.optimizer.load_state_dict(state["optimizer"])
         if self.averaged:
             self.averaged.module.load_state_dict(state["averaged"])
+        if self.giver:
+            self.giver.load_state_dict(state["giver"])
         self.next_epoch = state["next_epoch"]
         self.partial = PartialEpoch.from_state(state["partial"], self.device) if state["partial"] else None
 
     def _epoch(self, epoch: int, on_step: OnStep | None) -> EpochRecord:
-        recipe, keep = self.recipe, self.recipe.keep(epoch)
+        recipe = self.recipe
         if self.partial is None:
             self.partial = PartialEpoch.begin(self.steps_per_epoch, self.device)
         self.model.train()
-        compile_seconds = self._preparation(self.step, [recipe.keep(t) for t in range(epoch + 1)])
+        compile_seconds = self._preparation(self.step, self._passes[: epoch + 1])
         synchronize(self.device)
-        loss, accuracy, lr = self._train(epoch, keep, on_step)
+        loss, accuracy, lr = self._train(epoch, on_step)
         train_seconds = self.partial.seconds
         start = time.perf_counter()
         evaluates = self.evaluates(epoch)
@@ -171,7 +181,7 @@ class Trainer:
             extra={name: value for probe in self.probes if evaluates for name, value in probe(self).items()},
         )
 
-    def _train(self, epoch: int, keep: Keep | None, on_step: OnStep | None) -> tuple[float, float, float]:
+    def _train(self, epoch: int, on_step: OnStep | None) -> tuple[float, float, float]:
         recipe, steps, partial = self.recipe, self.steps_per_epoch, self.partial
         start = time.perf_counter() - partial.seconds
         partial.seed(torch_seed(recipe.seed, epoch, "dropout"), self.device)
@@ -184,7 +194,7 @@ class Trainer:
             partial.data_seconds += time.perf_counter() - asked
             self._set_lr(epoch * steps + step)
             self.ranks.seed_step(recipe.seed, epoch, step)
-            loss, correct = self.step(batch, keep)
+            loss, correct = self.step(batch, *self._passes[epoch])
             partial.losses[step] = loss
             partial.correct += correct
             if self.averaged:

@@ -61,14 +61,14 @@ class Bench:
         return torch.cat([batch.images for batch in self.batches(**settings)])
 
     def steps(self, **settings):
-        """(learning rate, keep, batch) of every step of a run that trains nothing."""
+        """(learning rate, keep, batch, side) of every step of a run that trains nothing."""
         trainer, seen = self.trainer(**{"ema_decay": 0.0, "eval_every": 100, **settings}), []
 
         class Step:
             optimizer, ranks, path = trainer.step.optimizer, trainer.ranks, trainer.path
 
-            def __call__(self, batch, keep):
-                seen.append((self.optimizer.param_groups[0]["lr"], keep, batch))
+            def __call__(self, batch, keep, side):
+                seen.append((self.optimizer.param_groups[0]["lr"], keep, batch, side))
                 return torch.zeros(()), torch.zeros(())
 
         trainer.step, trainer.evaluate = Step(), lambda model, split: (0.0, 0.0)
@@ -76,9 +76,13 @@ class Bench:
         return seen
 
     def kept(self, **settings):
-        """Patch tokens of 64 that each epoch's steps are told to keep."""
+        """Patch tokens of 64 that each epoch's steps are told to keep in the first block that drops."""
+        return [64 if keep is None else keep[0] for keep in self.keeps(**settings)]
+
+    def keeps(self, **settings):
+        """What each epoch's steps are told to keep."""
         steps = self.steps(**settings)
-        return [64 if keep is None else keep[0] for _, keep, _ in steps[:: len(steps) // settings.get("epochs", 3)]]
+        return [keep for _, keep, _, _ in steps[:: len(steps) // settings.get("epochs", 3)]]
 
     def loaded(self, **settings):
         return self.recipe(**settings).load_dataset()

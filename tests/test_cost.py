@@ -1,5 +1,7 @@
 """Operation counts against torch's own counter, and against the limits that the method's schedule has."""
 
+import itertools
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -8,7 +10,9 @@ from ptd_core.cost import cost, count, run_training_cost
 from ptd_core.model import HybridViT, ViTConfig
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
-from ptd_core.token_drop import TokenDrop, TokenDropViT
+from ptd_core.saliency import GIVEN, SCORES
+from ptd_core.token_drop import ATTENDED, TokenDrop, TokenDropViT
+from ptd_core.tokens.fates import FATES
 from ptd_core.trainer import build_model
 
 PUBLISHED = {
@@ -61,6 +65,38 @@ def test_counting_on_the_meta_device_equals_the_closed_form(blocks, keep):
     assert count(network.vit, images) == cost(vit, 7)
 
 
+def policies():
+    """Every score, choice, fate and place, each with what it goes with."""
+    for fate, attended in itertools.product(FATES, ATTENDED):
+        yield TokenDrop((1,) if fate == "bypass" else (0, 1), fate=fate, attended=attended,
+                        until=2 if fate == "bypass" else None)  # fmt: skip
+    for score, attended in itertools.product(SCORES, ATTENDED):
+        yield TokenDrop((0, 1), score, attended=attended)
+    yield TokenDrop((0, 1), "distance", "greedy", "merge", "kept")
+    yield TokenDrop((0, 1), "random", "sample")
+
+
+@pytest.mark.parametrize("drop", list(policies()), ids=str)
+def test_every_policy_costs_what_torch_counts(drop):
+    vit = ViTConfig(img_size=16, stem_width=8, embed_dim=32, depth=3, num_heads=4)
+    with torch.device("meta"):
+        network = TokenDropViT(HybridViT.of(vit, 7, "explicit").train(), drop)
+    given = torch.empty(4, 64, device="meta") if drop.score in GIVEN else None
+    keep = (40, 9)[-len(drop.blocks) :]
+    counted = count(lambda images, keep: network(images, keep, given), torch.empty(4, 3, 16, 16, device="meta"), keep)
+    assert counted == cost(vit, 7, drop, keep)
+    assert cost(vit, 7, drop, keep).training < cost(vit, 7).training
+
+
+def test_smaller_images_cost_what_torch_counts():
+    vit = ViTConfig(img_size=16, stem_width=8, embed_dim=32, depth=3, num_heads=4)
+    with torch.device("meta"):
+        network = HybridViT.of(vit, 7, "explicit").train()
+    small, full = (count(network, torch.empty(4, 3, side, side, device="meta")).training for side in (12, 16))
+    drop = TokenDrop()
+    assert run_training_cost(vit, 7, drop, [None, None, None], [12, 12, 16]) == (2 * small + full, 3 * full)
+
+
 def test_published_model_costs_what_the_method_says():
     recipe = Recipe(**PUBLISHED)
     whole = cost(recipe.vit, 100)
@@ -84,9 +120,10 @@ def test_keep_all_is_no_drop_and_bad_keep_is_refused():
     for keep in ((0,), (257,)):
         with pytest.raises(ValueError, match=rf"from 1 to the 256 patch tokens; got {keep[0]}"):
             cost(vit, 10, drop, keep)
-    for policy, keep in ((None, (5,)), (drop, (5, 4))):
-        with pytest.raises(ValueError, match="one number for each dropping block"):
-            cost(vit, 10, policy, keep)
+    with pytest.raises(ValueError, match=r"one number for each of the blocks \(0,\); got \(5, 4\)"):
+        cost(vit, 10, drop, (5, 4))
+    with pytest.raises(ValueError, match="needs the policy"):
+        cost(vit, 10, None, (5,))
 
 
 def test_imagenet_figures_on_paper():

@@ -13,7 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; a file may import from its own floor and from those below. A room's name stands for its files.
 FLOORS = [
     {"errors", "paths", "schedule", "saliency"},
-    {"token_drop", "machine", "parameters"},
+    {"tokens", "machine", "parameters"},
+    {"token_drop"},
     {"model", "data", "records"},
     {"cost", "step", "rivals", "recipe"},
     {"evaluate"},

@@ -133,7 +133,7 @@ def epochs_and_batches(bench):
     for epochs, size in ((1, 32), (2, 40), (2, 48)):
         steps = bench.steps(epochs=epochs, batch_size=size)
         assert len(steps) == epochs * (160 // size)
-        assert {len(batch.images) for _, _, batch in steps} == {size}
+        assert {len(batch.images) for _, _, batch, _ in steps} == {size}
 
 
 @reaches("eval_batch_size")
@@ -156,7 +156,7 @@ def eval_every(bench):
 def learning_rate(bench):
     """A line up to the peak, then half a cosine: its first step is at the peak again."""
     for peak, warm in ((1e-3, 1), (3e-3, 1), (1e-3, 0), (1e-3, 2)):
-        rates = [rate for rate, _, _ in bench.steps(lr=peak, warmup_epochs=warm)]
+        rates = [rate for rate, _, _, _ in bench.steps(lr=peak, warmup_epochs=warm)]
         rise = [peak * (step + 1) / (5 * warm) for step in range(5 * warm)]
         left = 15 - 5 * warm
         assert rates == pytest.approx(rise + [peak * (1 + math.cos(math.pi * i / left)) / 2 for i in range(left)])

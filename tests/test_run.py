@@ -153,11 +153,11 @@ def test_output_folder_of_somebody_else_is_refused(tmp_path):
 def test_loss_that_is_not_finite_keeps_what_was_recorded(tiny, tmp_path, monkeypatch):
     train = Trainer._train
 
-    def explode(self, epoch, keep, on_step):
+    def explode(self, epoch, on_step):
         if epoch == 2:
             with torch.no_grad():
                 self.model.head.weight.fill_(math.inf)
-        return train(self, epoch, keep, on_step)
+        return train(self, epoch, on_step)
 
     monkeypatch.setattr(Trainer, "_train", explode)
     with pytest.raises(TrainingError, match="epoch 3, step 1"):

@@ -62,7 +62,9 @@ def time_saved(run: Run) -> Markdown:
     """Where a run's time went, and what its training gained on the same epochs with all tokens."""
     ledger = run.record.time_ledger
     recipe = run.recipe
-    with_drop, without = run_training_cost(recipe.vit, run.trainer.classes, recipe.token_drop, recipe.keeps)
+    with_drop, without = run_training_cost(
+        recipe.vit, run.trainer.classes, recipe.token_drop, recipe.keeps, recipe.sides
+    )
     rows = {
         "training steps": _seconds(ledger.step_seconds),
         "augmentation": _seconds(ledger.data_seconds),

@@ -125,9 +125,9 @@ def test_signal_after_the_last_step_is_obeyed_when_all_is_saved(tiny, tmp_path, 
 
 
 def test_training_time_counts_all_calls(tiny, tmp_path, whole, monkeypatch):
-    def slowly(self, batch, keep, step=TrainingStep.__call__):
+    def slowly(self, batch, keep, side, step=TrainingStep.__call__):
         time.sleep(0.15)
-        return step(self, batch, keep)
+        return step(self, batch, keep, side)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TrainingStep, "__call__", slowly)

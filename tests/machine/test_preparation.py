@@ -19,7 +19,7 @@ def as_if_compiled(monkeypatch):
     choose = FastPath.choose
     monkeypatch.setattr(FastPath, "choose", lambda device, *asked: choose(device, "fp32", "fused", "cudagraphs"))
     monkeypatch.setattr(torch, "compile", lambda model, mode=None: model)
-    monkeypatch.setattr(TrainingStep, "prepare", lambda self, batch, keep: prepared.append(keep))
+    monkeypatch.setattr(TrainingStep, "prepare", lambda self, batch, keep, side: prepared.append(keep))
     return prepared
 
 

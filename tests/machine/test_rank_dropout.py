@@ -27,10 +27,10 @@ class Drawing:
         self.optimizer, self.ranks, self.path = step.optimizer, step.ranks, step.path
         self.batches, self.draws = [], []
 
-    def prepare(self, batch, keep):
+    def prepare(self, batch, keep, side):
         torch.rand(7)  # whatever it draws, no step notices
 
-    def __call__(self, batch, keep):
+    def __call__(self, batch, keep, side):
         self.batches.append(batch)
         self.draws.append(torch.rand(4))
         return torch.zeros(()), torch.zeros(())

@@ -91,7 +91,7 @@ def test_browser_computes_what_python_computes(stem_stride, open_schedule):
 
 
 def training_costs(recipe: Recipe, classes: int) -> tuple[int, int]:
-    return run_training_cost(recipe.vit, classes, recipe.token_drop, recipe.keeps)
+    return run_training_cost(recipe.vit, classes, recipe.token_drop, recipe.keeps, recipe.sides)
 
 
 def test_published_prediction_is_the_one_of_the_tests_of_cost(open_schedule):

@@ -9,7 +9,7 @@ from ptd_core.evaluate import attention_maps
 from ptd_core.records.history import NAN, EpochRecord
 from ptd_core.saliency import kept_mask, object_coverage
 from ptd_core.schedule import DropSchedule
-from ptd_core.token_drop import class_attention_row
+from ptd_core.tokens.vit_parts import class_attention_row
 from ptd_core.trainer import build_model
 from ptd_core.views.curves import accuracy_figure, drop_figure
 from ptd_core.views.maps import saliency_figure

@@ -1,0 +1,133 @@
+"""Token reduction as its definitions say it: one image at a time, from the ViT's weights, with whole attention
+matrices, sorting and loops; none of the library's own code for tokens."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def normed(norm, x):
+    return x if isinstance(norm, torch.nn.Identity) else F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
+
+
+def attention_of(block, x):
+    """Weights (H, T, T), values (H, T, D) and output (T, E) of a block's attention for all tokens x (T, E)."""
+    attention, y = block.attn, normed(block.norm1, x)
+    q, k, v = F.linear(y, attention.qkv.weight, attention.qkv.bias).chunk(3, dim=-1)
+    q, k, v = (t.unflatten(-1, (attention.num_heads, -1)).transpose(0, 1) for t in (q, k, v))
+    identity = torch.nn.Identity()
+    q, k = normed(getattr(attention, "q_norm", identity), q), normed(getattr(attention, "k_norm", identity), k)
+    weights = torch.softmax(torch.einsum("hid,hjd->hij", q, k) / q.shape[-1] ** 0.5, dim=-1)
+    out = torch.einsum("hij,hjd->ihd", weights, v).flatten(1)
+    return weights, v, F.linear(out, attention.proj.weight, attention.proj.bias)
+
+
+def scaled(block, name, part):
+    return part * getattr(getattr(block, name, None), "gamma", 1.0)
+
+
+def mlp(block, x):
+    return x + scaled(block, "ls2", block.mlp(normed(block.norm2, x)))
+
+
+def whole(block, x):
+    return mlp(block, x + scaled(block, "ls1", attention_of(block, x)[2]))
+
+
+def score(name, prefix, x, weights, values, places, grid, given):
+    """A number for each patch token, in plain loops over heads and tokens."""
+    heads, count = weights.shape[:2]
+    row = [sum(weights[h, 0, t].item() for h in range(heads)) / heads for t in range(count)]
+    found = []
+    for token in range(prefix, count):
+        place = places[token - prefix]
+        if name == "class_attention":
+            value = row[token]
+        elif name == "inverse":
+            value = -row[token]
+        elif name == "class_attention_value":
+            value = sum(weights[h, 0, token].item() * values[h, token].norm().item() for h in range(heads)) / heads
+        elif name == "attention_received":
+            value = sum(weights[h, t, token].item() for h in range(heads) for t in range(count)) / heads / count
+        elif name == "norm":
+            value = math.sqrt(sum(v.item() ** 2 for v in x[token]))
+        elif name == "l1_norm":
+            value = sum(abs(v.item()) for v in x[token])
+        elif name == "distance":
+            others = [t for t in range(prefix, count) if t != token]
+            value = 1 - sum(F.cosine_similarity(x[token], x[t], dim=0).item() for t in others) / max(1, len(others))
+        elif name == "centre":
+            middle = (grid - 1) / 2
+            value = math.inf if place < 0 else -math.hypot(place // grid - middle, place % grid - middle)
+        else:
+            value = max(given).item() if place < 0 else given[place].item()
+        found.append(value)
+    return found
+
+
+def reduced(fate, x, chosen, rest, class_row, prefix):
+    """The tokens that go on: the chosen ones, and what the fate makes of the rest."""
+    kept = [x[token] for token in chosen]
+    if fate == "fuse":
+        kept.append(sum(class_row[token] * x[token] for token in rest))
+    if fate == "merge":
+        groups = {token: [x[token]] for token in chosen}
+        for token in rest:
+            likeness = {t: F.cosine_similarity(x[token], x[t], dim=0).item() for t in chosen if t >= prefix}
+            groups[max(likeness, key=likeness.get)].append(x[token])
+        kept = [sum(group) / len(group) for group in groups.values()]
+    return torch.stack(kept)
+
+
+def run(vit, images, drop, keep, given=None):
+    """Logits of `vit` for images (B, C, S, S) under a policy, and the places of the tokens that are left."""
+    from ptd_core.tokens.vit_parts import embed
+
+    prefix, finals, places_left = vit.num_prefix_tokens, [], []
+    kept_in = dict(zip(drop.blocks, keep))
+    for image, x in enumerate(embed(vit, images)):
+        places = list(range(len(x) - prefix))
+        grid = math.isqrt(len(places))
+        waiting = None
+        for number, block in enumerate(vit.blocks):
+            if waiting and number == drop.until:
+                x, places = restored(x, *waiting)
+                waiting = None
+            patches = len(x) - prefix
+            keep_now = kept_in.get(number, patches)
+            if keep_now == patches:
+                x = whole(block, x)
+                continue
+            weights, values, out = attention_of(block, x)
+            scores = score(
+                drop.score, prefix, x, weights, values, places, grid, None if given is None else given[image]
+            )
+            best = sorted(range(patches), key=lambda token: -scores[token])[:keep_now]
+            chosen = [*range(prefix), *sorted(token + prefix for token in best)]
+            rest = [token for token in range(len(x)) if token not in chosen]
+            class_row = weights[:, 0].mean(0).detach()
+            came, came_places = x, places
+            if drop.attended == "kept":
+                x = whole(block, reduced(drop.fate, x, chosen, rest, class_row, prefix))
+            else:
+                attended = x + scaled(block, "ls1", out)
+                x = mlp(block, reduced(drop.fate, attended, chosen, rest, class_row, prefix))
+            places = [places[token - prefix] for token in chosen[prefix:]] + [-1] * (drop.fate == "fuse")
+            if drop.fate == "skip":
+                x, places = restored(x, came, came_places, chosen)
+            if drop.fate == "bypass":
+                waiting = (came, came_places, chosen)
+        if waiting:
+            x, places = restored(x, *waiting)
+        finals.append(vit.forward_head(vit.norm(x).unsqueeze(0)))
+        places_left.append(places)
+    return torch.cat(finals), torch.tensor(places_left)
+
+
+def restored(x, came, came_places, chosen):
+    """The tokens as they came, with the chosen ones as they are now."""
+    tokens = list(came)
+    for token, now in zip(chosen, x):
+        tokens[token] = now
+    return torch.stack(tokens), came_places
