@@ -68,9 +68,9 @@ block_figure(256, DropSchedule().kept(199, 256))
 run: str = ""  # name of the run's folder; empty: made from chapter, dataset and settings
 seed: int = 0  # seed of initialisation, order, augmentation and dropout
 device: str = "auto"  # auto, cpu, mps, cuda or cuda:N; auto takes CUDA, then MPS, then the CPU
-precision: str = "auto"  # auto, fp32 or bf16 (autocast); auto: bf16 on CUDA and CPUs with bf16 products, else fp32
+precision: str = "auto"  # auto, fp32 or bf16 (autocast); auto: bf16 where the card or the CPU multiplies it, else fp32
 attention: str = "auto"  # auto, fused or explicit; auto: explicit for bf16 on the CPU, fused elsewhere
-compilation: str = "auto"  # auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on CUDA, off elsewhere
+compilation: str = "auto"  # auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on cards with bf16
 out_dir: str = ""  # folder that receives runs/; empty: the project's own
 checkpoint_every: int = 1  # epochs between checkpoints
 checkpoint_seconds: float = 60.0  # seconds of training between checkpoints within an epoch; 0: none
@@ -90,6 +90,7 @@ mlp_ratio: float = 4.0  # hidden width of the MLP over embed_dim
 qkv_bias: bool = True  # bias in the query, key and value projections
 dropout: float = 0.0  # dropout after positions, attention projection and in the MLP
 drop_path: float = 0.0  # drop-path rate of the last block, rising linearly from 0
+drop_method: str = "token_drop"  # token_drop (by the settings below), tome, evo_vit (from drop_block on) or dynamicvit
 drop_init: float = 0.0  # drop ratio before drop_start
 drop_final: float = 0.35  # drop ratio from drop_end on; 0 with drop_init 0 is the baseline
 drop_start: int = 2  # epoch at which the drop ratio begins to rise, counted from 0
@@ -321,7 +322,7 @@ lr_figure(done.records, done.stamp)
 
 # %%
 keep = done.records[-1].kept_tokens
-notebook.saliency(done, block=recipe.drop_block, keep=keep)
+notebook.saliency(done, block=recipe.token_drop.blocks[0], keep=keep)
 
 # %% [markdown]
 # Pictures persuade easily, so here is a number for them, where the truth is known: how much of the object lies under

@@ -5,6 +5,7 @@ One multiply-add counts as two operations; only matrix products and convolutions
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptd_core.model import STEM_STRIDES, ViTConfig
+from ptd_core.model import STEM_STRIDES, HybridViT, ViTConfig
+from ptd_core.rivals.rival import Rival
 from ptd_core.saliency import CLASS_ROW
 from ptd_core.token_drop import Keep, TokenDrop
 from ptd_core.tokens.fates import PUT_BACK
@@ -26,13 +28,15 @@ class Cost:
     training: int
 
 
-def cost(vit: ViTConfig, num_classes: int, drop: TokenDrop | None = None, keep: Keep | None = None) -> Cost:
+def cost(vit: ViTConfig, num_classes: int, drop: TokenDrop | Rival | None = None, keep: Keep | None = None) -> Cost:
     """Operations per image of a HybridViT of that size, run by `drop` with `keep` patch tokens (None: all).
 
     A block that drops prices its scores and what becomes of the others, see `_dropping_block`; the blocks after it see
-    what is left. Scores that are given from outside cost nothing here. Raises ValueError unless there is one number
-    for each dropping block, each at least 1 and at most what reaches it.
+    what is left. Scores that are given from outside cost nothing here. A rival has no closed form: torch counts one
+    pass on the meta device. Raises ValueError for a keep that the policy cannot obey.
     """
+    if isinstance(drop, Rival) and keep is not None:
+        return _counted(vit, num_classes, drop, keep)
     patches = vit.patch_tokens
     kept_in = {}
     if keep is not None:
@@ -60,6 +64,16 @@ def cost(vit: ViTConfig, num_classes: int, drop: TokenDrop | None = None, keep: 
     return Cost(forward=total.both + total.one + total.none, training=3 * total.both + 2 * total.one + total.none)
 
 
+@functools.cache
+def _counted(vit: ViTConfig, num_classes: int, drop: Rival, keep: Keep) -> Cost:
+    """Training with that keep; `forward` too is that of training, where a method may do more."""
+    drop.reaching(keep, vit.patch_tokens)
+    with torch.device("meta"):
+        model, teacher = (HybridViT.of(vit, num_classes, "explicit") for _ in range(2))
+        network = drop.network(model.train(), teacher.eval()).train()
+    return count(network, torch.empty(2, vit.in_chans, vit.img_size, vit.img_size, device="meta"), keep)
+
+
 @dataclass(frozen=True)
 class _Operations:
     """Operations of forward products, by how many of their two factors want a gradient."""
@@ -75,7 +89,7 @@ class _Operations:
 def training_costs(
     vit: ViTConfig,
     num_classes: int,
-    drop: TokenDrop | None,
+    drop: TokenDrop | Rival | None,
     keeps: Sequence[Keep | None],
     sides: Sequence[int] | None = None,
 ) -> list[int]:
@@ -94,7 +108,7 @@ def training_costs(
 def run_training_cost(
     vit: ViTConfig,
     num_classes: int,
-    drop: TokenDrop | None,
+    drop: TokenDrop | Rival | None,
     keeps: Sequence[Keep | None],
     sides: Sequence[int] | None = None,
 ) -> tuple[int, int]:
@@ -106,13 +120,15 @@ def count(model: nn.Module, images: torch.Tensor, keep: Keep | None = None) -> C
     """Operations per image of any model, counted by torch while it runs: no closed form needed, but a forward and
     a backward pass.
 
-    model: called with (images, keep), or with (images) alone where keep is None; images: (B, C, S, S), on the meta
+    model: called with (images, keep), or with (images) alone where keep is None; gives logits, or logits and a loss;
+    images: (B, C, S, S), on the meta
     device if the model is there, which costs no arithmetic. The counter's rule for a fused kernel's backward adds
     the recomputation of its forward, and on the CPU older versions of torch count 0 for it: give explicit attention.
     It is a real step without its update: gradients and statistics of batch norm change.
     """
     with FlopCounterMode(display=False) as counter:
-        loss = (model(images) if keep is None else model(images, keep)).sum()
+        out = model(images) if keep is None else model(images, keep)
+        loss = sum(part.sum() for part in out) if isinstance(out, tuple) else out.sum()
     forward = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter:
         loss.backward()

@@ -14,6 +14,7 @@ from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoint
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.stamp import stamp
+from ptd_core.rivals.rival import Rival
 from ptd_core.token_drop import TokenDrop
 from ptd_core.trainer import Trainer
 
@@ -138,9 +139,11 @@ class Estimate:
 def _where(recipe: Recipe) -> str:
     """The policy in words; the published one's in few."""
     drop = recipe.token_drop
-    if drop == TokenDrop(drop.blocks) and len(drop.blocks) == 1:
+    if len(drop.blocks) == 1 and drop == TokenDrop(drop.blocks):
         return f"from block {drop.blocks[0]} on"
     blocks = ", ".join(map(str, drop.blocks))
+    if isinstance(drop, Rival):
+        return f"by {drop.name}" + ("" if drop.name == "tome" else f", blocks {blocks}")
     until = f" until {drop.until}" if drop.until else ""
     return f"by {drop.score}, {drop.choice}, {drop.fate} in block{'s'[: len(drop.blocks) > 1]} {blocks}{until}"
 

@@ -30,6 +30,7 @@ from ptd_core.errors import RecipeError
 from ptd_core.model import ViTConfig
 from ptd_core.parameters import decimals, expanded, explain, fitted, read_parameters, stages, whole_numbers
 from ptd_core.records.folders import NAME
+from ptd_core.rivals.rival import NETWORKS, Rival
 from ptd_core.saliency import SCORES
 from ptd_core.schedule import DropSchedule
 from ptd_core.step import Optimisation
@@ -74,13 +75,15 @@ class Recipe(BaseModel):
         pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$",
     )
     precision: Literal["auto", "fp32", "bf16"] = _setting(
-        "auto", "auto, fp32 or bf16 (autocast); auto: bf16 on CUDA and CPUs with bf16 products, else fp32"
+        "auto", "auto, fp32 or bf16 (autocast); auto: bf16 where the card or the CPU multiplies it, else fp32"
     )
     attention: Literal["auto", "fused", "explicit"] = _setting(
         "auto", "auto, fused or explicit; auto: explicit for bf16 on the CPU, fused elsewhere"
     )
     compilation: Literal["auto", "off", "inductor", "cudagraphs"] = _setting(
-        "auto", "auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on CUDA, off elsewhere", place=True
+        "auto",
+        "auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on cards with bf16",
+        place=True,
     )
     out_dir: str = _setting("", "folder that receives runs/; empty: the project's own", place=True)
     checkpoint_every: int = _setting(1, "epochs between checkpoints", place=True, ge=1, le=100_000)
@@ -113,6 +116,9 @@ class Recipe(BaseModel):
     drop_path: float = _setting(0.0, "drop-path rate of the last block, rising linearly from 0", ge=0, lt=1)
 
     # token drop
+    drop_method: Literal[("token_drop", *NETWORKS)] = _setting(
+        "token_drop", "token_drop (by the settings below), tome, evo_vit (from drop_block on) or dynamicvit"
+    )
     drop_init: float = _setting(0.0, "drop ratio before drop_start", ge=0, lt=1)
     drop_final: float = _setting(0.35, "drop ratio from drop_end on; 0 with drop_init 0 is the baseline", ge=0, lt=1)
     drop_start: int = _setting(2, "epoch at which the drop ratio begins to rise, counted from 0", ge=0, le=10**6)
@@ -227,7 +233,13 @@ class Recipe(BaseModel):
             raise ValueError(f"drop_{error}") from None
         if drop.blocks[-1] >= self.depth:
             refuse(f"{name} depth", f"{name} must be from 0 to {self.depth - 1}")
-        if drop.until is not None and drop.until > self.depth:
+        if self.drop_method != "token_drop":
+            for other in ("drop_score", "drop_choice", "drop_fate", "drop_attended", "drop_until"):
+                if getattr(self, other) != type(self).model_fields[other].default:
+                    refuse(f"drop_method {other}", f"{self.drop_method} has its own")
+            if self.drop_method == "dynamicvit" and not self.ema_decay:
+                refuse("drop_method ema_decay", "its teacher is the moving average of the weights, and there is none")
+        elif drop.until is not None and drop.until > self.depth:
             refuse("drop_until depth", f"the last block is {self.depth - 1}; {self.depth} is the end")
         shares = decimals(self.drop_shares)
         if shares and len(shares) != len(drop.blocks):
@@ -243,6 +255,11 @@ class Recipe(BaseModel):
         for name in ("drop_init", "drop_final"):
             if DropSchedule.tokens_at_ratio(getattr(self, name), tokens) < 1:
                 refuse(f"{name} image_size stem_stride", f"of {tokens} patch tokens less than one would be kept")
+        for keep, side in set(zip(self.keeps, self.sides)):
+            try:
+                drop.reaching(keep or (self.grid_at(side) ** 2,) * len(drop.blocks), self.grid_at(side) ** 2)
+            except ValueError as error:
+                refuse("drop_method drop_final depth", str(error))
         if self.drop_score == "averaged_attention" and not self.ema_decay:
             refuse("drop_score ema_decay", "there is no moving average of the weights")
         if self.drop_score_block >= self.depth:
@@ -289,10 +306,13 @@ class Recipe(BaseModel):
         )
 
     @property
-    def token_drop(self) -> TokenDrop:
+    def token_drop(self) -> TokenDrop | Rival:
+        blocks = whole_numbers(self.drop_blocks) or (self.drop_block,)
+        if self.drop_method != "token_drop":
+            return Rival(self.drop_method, blocks, self.depth)
         last = self.depth - 1 if self.drop_fate == "bypass" else None
         return TokenDrop(
-            blocks=whole_numbers(self.drop_blocks) or (self.drop_block,),
+            blocks=blocks,
             score=self.drop_score,
             choice=self.drop_choice,
             fate=self.drop_fate,
@@ -360,7 +380,7 @@ class Recipe(BaseModel):
         for epoch, side in enumerate(self.sides):
             tokens, ratio, keep, dropping = self.grid_at(side) ** 2, schedule.ratio(epoch), [], False
             for share in shares:
-                keep.append(schedule.kept_at_ratio(share * ratio, tokens))
+                keep.append(drop.nearest(schedule.kept_at_ratio(share * ratio, tokens), tokens))
                 dropping |= keep[-1] < tokens
                 tokens = drop.left(keep[-1], tokens)
             found.append(tuple(keep) if dropping else None)

@@ -42,7 +42,8 @@ class Optimisation:
 class TrainingStep:
     """The step of a run on a network that is in training mode. Nothing in it waits for the device.
 
-    network: images (B, 3, S, S), normalised, and keep -> logits, such as a TokenDropViT. normalise: images in [0, 1]
+    network: images (B, 3, S, S), normalised, and keep -> logits, such as a TokenDropViT, or logits and a loss of its
+    own, which is added. normalise: images in [0, 1]
     -> what the network takes. ranks: the processes that share the batch; each gets the whole of it and computes its
     own shard. giver: of a score that the network cannot see for itself, which it then takes after keep; grid: a
     function side in pixels -> patch tokens a side, for the giver.
@@ -120,12 +121,15 @@ class TrainingStep:
             if self.giver is not None and (keep is not None or self.giver.always):
                 masks = None if masks is None else shard(masks)
                 self._given = self.giver(images, masks, self.grid(images.shape[-1]))
-            logits = self._compiled(images, keep, *(() if self._given is None else (self._given,)))
+            out = self._compiled(images, keep, *(() if self._given is None else (self._given,)))
+        logits, own_loss = out if isinstance(out, tuple) else (out, 0.0)
         logits, own = logits.float(), shard(labels)
         correct = (logits.detach().argmax(dim=1) == own).sum().float()
         if weight is None:
-            return F.cross_entropy(logits, own, label_smoothing=smoothing), correct
-        return mixed_cross_entropy(logits, own, shard(labels.flip(0)), weight.mean(), smoothing), correct
+            loss = F.cross_entropy(logits, own, label_smoothing=smoothing)
+        else:
+            loss = mixed_cross_entropy(logits, own, shard(labels.flip(0)), weight.mean(), smoothing)
+        return loss + own_loss, correct
 
     def backward(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)

@@ -83,6 +83,14 @@ class TokenDrop:
     def asks_the_class_token(self) -> bool:
         return self.score in ASK_THE_CLASS_TOKEN or self.fate == "fuse"
 
+    def network(self, vit: nn.Module, teacher: nn.Module | None = None) -> "TokenDropViT":
+        """The ViT run by this policy, which has no teacher."""
+        return TokenDropViT(vit, self)
+
+    def nearest(self, kept: int, patch_tokens: int) -> int:
+        """The fewest patch tokens, not below `kept`, that can be kept of those that reach a drop: any number can."""
+        return kept
+
     def left(self, kept: int, patch_tokens: int) -> int:
         """Patch tokens that go on to the next drop from one that keeps so many of those that reach it."""
         if self.fate in PUT_BACK or kept == patch_tokens:

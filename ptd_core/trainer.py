@@ -13,7 +13,7 @@ from ptd_core.errors import DataError, TrainingError
 from ptd_core.evaluate import accuracy
 from ptd_core.machine.device import check_mps_linear, synchronize
 from ptd_core.machine.fast_path import FastPath, keep_freed_memory
-from ptd_core.machine.randomness import torch_seed
+from ptd_core.machine.randomness import seeded, torch_seed
 from ptd_core.machine.ranks import Ranks
 from ptd_core.model import HybridViT
 from ptd_core.recipe import Recipe
@@ -21,7 +21,6 @@ from ptd_core.records.history import NAN, EpochRecord
 from ptd_core.records.partial_epoch import PartialEpoch
 from ptd_core.schedule import learning_rate
 from ptd_core.step import Preparation, TrainingStep, WarmupEma
-from ptd_core.token_drop import TokenDropViT
 from ptd_core.tokens.given import giver_of
 
 LOSS_CHECKS_PER_EPOCH = 20  # each waits for the device; between them a step never does
@@ -33,8 +32,7 @@ Probe = Callable[["Trainer"], dict[str, float]]  # measures something after an e
 
 def build_model(recipe: Recipe, num_classes: int, attention: str = "fused") -> HybridViT:
     """The recipe's model, its weights a function of the recipe's seed alone (not of the device)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(recipe.seed, 0, "initialisation"))
+    with seeded(torch_seed(recipe.seed, 0, "initialisation")):
         return HybridViT.of(recipe.vit, num_classes, attention)
 
 
@@ -79,7 +77,8 @@ class Trainer:
         model = ranks.global_batch_norm(build_model(recipe, self.classes, path.attention))
         self.model = path.place(model, self.device)
         self.averaged = WarmupEma(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
-        network = TokenDropViT(self.model, recipe.token_drop)
+        with seeded(torch_seed(recipe.seed, 0, "method")):  # which may have weights of its own
+            network = recipe.token_drop.network(self.model, self.headline).to(self.device)
         looks_at = recipe.drop_score_block % recipe.depth
         self.giver = giver_of(recipe.drop_score, self.headline, looks_at, recipe.vit.grid_size, self.device)
         self.step = TrainingStep(network, recipe.optimisation, path, self.normalise, ranks, self.giver, recipe.grid_at)
@@ -140,10 +139,12 @@ class Trainer:
             "averaged": self.averaged.module.state_dict() if self.averaged else None,
             "optimizer": self.step.optimizer.state_dict(),
             "giver": self.giver.state_dict() if self.giver else None,
+            "method": {n: v for n, v in self.step.network.state_dict().items() if not n.startswith("vit.")},
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.model.load_state_dict(state["model"])
+        vit = {f"vit.{name}": value for name, value in state["model"].items()}
+        self.step.network.load_state_dict({**vit, **state["method"]})
         self.step.optimizer.load_state_dict(state["optimizer"])
         if self.averaged:
             self.averaged.module.load_state_dict(state["averaged"])

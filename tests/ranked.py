@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import torch
 from timm.layers import DropPath
@@ -13,6 +14,7 @@ from torch import nn
 from ptd_core.machine.dropout import Dropout
 from ptd_core.machine.ranks import GlobalBatchNorm2d, Ranks
 from ptd_core.progress import Progress
+from ptd_core.records.history import history_file, read_csv
 from ptd_core.run import execute, run_worker
 
 
@@ -98,3 +100,16 @@ def normalise_a_shard(ranks, norm, images, weights):
     (out * ranks.shard(weights)).sum().backward()
     found = (out.detach(), shard.grad, shared.running_mean, shared.running_var, shared.weight.grad, shared.bias.grad)
     return [tensor.numpy() for tensor in found]
+
+
+def run_each(ranks, recipes, cut):
+    """Each recipe once whole and once stopped at `cut`; for each whether the losses of all epochs are equal."""
+    same = []
+    for whole in recipes:
+        pieces = whole.replace(run=f"{whole.run}_in_pieces")
+        run(ranks, whole)
+        assert run_in_pieces(ranks, pieces, [cut]) == [True, False]
+        if ranks.writes:
+            one, other = (read_csv(history_file(Path(r.out_dir) / "runs" / r.run, r.chapter)) for r in (whole, pieces))
+            same.append([(r.train_loss, r.test_loss) for r in one] == [(r.train_loss, r.test_loss) for r in other])
+    return same

@@ -7,6 +7,10 @@ import torch
 import torch.nn.functional as F
 from reach import collector
 
+from ptd_core.rivals.dynamicvit import DynamicViT
+from ptd_core.rivals.evo_vit import EvoViT
+from ptd_core.rivals.tome import ToMeViT
+from ptd_core.token_drop import TokenDropViT
 from ptd_core.trainer import Trainer
 
 CHECKS, reaches = collector()
@@ -49,6 +53,31 @@ def tokens_in_blocks(bench, **settings):
         module.register_forward_pre_hook(partial(note_tokens, seen, number))
     next(trainer.epochs())
     return seen
+
+
+@reaches("drop_method")
+def method(bench):
+    kinds = {"token_drop": TokenDropViT, "tome": ToMeViT, "evo_vit": EvoViT, "dynamicvit": DynamicViT}
+    for name, kind in kinds.items():
+        trainer = bench.trainer(**HALF, drop_method=name, drop_block=1, ema_decay=0.5, depth=3)
+        assert type(trainer.step.network) is kind and trainer.step.network.vit is trainer.model
+    assert tokens_in_blocks(bench, drop_method="evo_vit", drop_block=2) == {0: 65, 1: 65, 2: 34, 3: 34}
+
+
+def test_weights_of_a_methods_own_are_part_of_the_state(bench):
+    settings = {**HALF, "drop_method": "dynamicvit", "ema_decay": 0.5, "epochs": 2}
+    whole, half = bench.trainer(**settings), bench.trainer(**settings)
+    fresh = [weight.clone() for weight in whole.step.network.predictors.parameters()]
+    records = list(whole.epochs())
+    assert all(not torch.equal(a, b) for a, b in zip(fresh, whole.step.network.predictors.parameters()))
+    next(half.epochs())
+    state = half.state_dict()
+    resumed = bench.trainer(**settings)
+    resumed.load_state_dict({**state, "next_epoch": 1, "partial": None})
+    (last,) = resumed.epochs()
+    assert last.train_loss == records[1].train_loss
+    other = bench.trainer(**settings, seed=1).step.network.predictors.parameters()
+    assert any(not torch.equal(a, b) for a, b in zip(fresh, other))
 
 
 @reaches("drop_blocks", "drop_shares")

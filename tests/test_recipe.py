@@ -37,6 +37,41 @@ FILES = sorted((ROOT / "parameters").glob("*.yaml"))
         ({"drop_start": 8, "drop_end": 7}, ["drop_start = 8", "drop_end = 7", "before"]),
         ({"drop_final": 0.999}, ["drop_final = 0.999", "less than one"]),
         ({"drop_block": 64}, ["drop_block = 64", "depth", "from 0 to"]),
+        ({"drop_method": "evovit"}, ["drop_method", "'evovit'", "did you mean evo_vit?"]),
+        ({"drop_method": "tome", "drop_fate": "fuse"}, ["drop_method = 'tome'", "drop_fate = 'fuse'", "has its own"]),
+        ({"drop_method": "tome", "drop_final": 0.95}, ["drop_final = 0.95", "depth = 4", "leaves more"]),
+        ({"drop_method": "tome", "drop_blocks": "0, 1"}, ["drop_blocks = (0, 1)", "one number of tokens"]),
+        ({"drop_method": "evo_vit"}, ["drop_block must be from 1 to 3 for evo_vit; got 0"]),
+        ({"drop_method": "dynamicvit", "ema_decay": 0.0}, ["dynamicvit", "ema_decay = 0.0", "teacher"]),
+        ({"drop_score": "clas_attention"}, ["drop_score", "'oracle'", "did you mean class_attention?"]),
+        ({"drop_fate": "merged"}, ["drop_fate", "'bypass'", "did you mean merge?"]),
+        ({"drop_choice": "greedy"}, ["drop_choice = 'greedy'", "score must be 'distance'"]),
+        ({"drop_choice": "sample", "drop_score": "inverse"}, ["drop_choice = 'sample'", "'inverse'"]),
+        ({"drop_blocks": "3, 6"}, ["drop_blocks = '3, 6'", "depth = 4", "from 0 to 3"]),
+        ({"drop_blocks": "2, 1"}, ["drop_blocks", "ascending", "(2, 1)"]),
+        ({"drop_blocks": "one"}, ["drop_blocks", "whole numbers such as 3, 6, 9", "'one'"]),
+        ({"drop_blocks": "1, 2", "drop_block": 1}, ["drop_block = 1", "drop_blocks = '1, 2'", "in one of them"]),
+        ({"drop_shares": "1, 2"}, ["drop_block = 0", "drop_shares = '1, 2'", "one factor for each"]),
+        ({"drop_blocks": "1, 2", "drop_shares": "1, 3"}, ["drop_shares", "drop_final = 0.35", "below 1"]),
+        ({"drop_shape": "steps"}, ["drop_shape = 'steps'", "drop_stages = ''", "needs drop_stages"]),
+        ({"drop_stages": ".5/1 at 50/50"}, ["drop_stages", "and nothing else does"]),
+        ({"drop_shape": "steps", "drop_stages": ".5, 1"}, ["drop_stages", ".5/.75/1 at 45/40/15", "got '.5, 1'"]),
+        ({"drop_shape": "steps", "drop_stages": ".5/1 at 50"}, ["drop_stages", "one share", "got '.5/1 at 50'"]),
+        ({"drop_shape": "steps", "drop_stages": "1.5 at 1"}, ["drop_stages", "kept shares, above 0 up to 1"]),
+        ({"drop_shape": "cyclic"}, ["drop_cycle = 0", "cyclic needs drop_cycle"]),
+        ({"drop_fate": "bypass", "drop_block": 3}, ["drop_until", "a block after 3"]),
+        ({"drop_fate": "bypass", "drop_until": 5}, ["drop_until = 5", "4 is the end"]),
+        ({"drop_fate": "bypass", "drop_blocks": "0, 1"}, ["drop_fate = 'bypass'", "one route"]),
+        ({"drop_until": 2}, ["drop_until", "of fate = 'bypass' alone"]),
+        ({"drop_score": "oracle", "dataset": "cifar10"}, ["drop_score = 'oracle'", "dataset = 'cifar10'"]),
+        ({"drop_score": "oracle", "rand_ops": 1}, ["drop_score = 'oracle'", "rand_ops = 1", "do not follow"]),
+        ({"drop_score": "oracle", "cutmix_alpha": 1.0}, ["drop_score = 'oracle'", "cutmix_alpha = 1.0"]),
+        ({"drop_score": "averaged_attention", "ema_decay": 0.0}, ["averaged_attention", "ema_decay = 0.0"]),
+        ({"drop_score_block": 1}, ["drop_score_block = 1", "only averaged_attention"]),
+        ({"drop_score": "averaged_attention", "drop_score_block": 4}, ["drop_score_block = 4", "from 0 to 3"]),
+        ({"size_stages": "24/28 at 1/1/1"}, ["size_stages", "one share"]),
+        ({"size_stages": "30/32 at 1/1"}, ["size_stages", "30 must be a multiple of stem_stride"]),
+        ({"size_stages": "40/32 at 1/1"}, ["size_stages", "40 must be", "up to image_size"]),
         ({"batch_size": 63, "mixup_alpha": 0.8}, ["batch_size = 63", "mixup_alpha = 0.8", "even"]),
         ({"dataset": "cifar100", "image_size": 64}, ["dataset = 'cifar100'", "image_size = 64"]),
         ({"subset": 10, "batch_size": 64}, ["subset = 10", "batch_size = 64", "one batch"]),
@@ -47,6 +82,31 @@ def test_bad_values_are_refused_by_name(values, words):
         Recipe.from_values(values)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_settings_that_hold_several_numbers_may_hold_one():
+    assert Recipe.from_values({"drop_blocks": 2}).token_drop.blocks == (2,)
+    assert Recipe.from_values({"drop_blocks": "2", "drop_shares": 0.5, "drop_start": 0, "drop_end": 0}).keeps[0] == (
+        52,
+    )
+    assert Recipe.from_yaml(ROOT / "parameters" / "demo.yaml", ["drop_blocks=0, 2"]).token_drop.blocks == (0, 2)
+
+
+def test_kept_tokens_of_several_blocks():
+    """Each drops of what reaches it: in EViT with the fused token, where tokens skip a block with all of them."""
+    half = {"drop_shape": "flat", "drop_start": 0, "drop_final": 0.5, "drop_blocks": "0, 1, 2"}
+    for fate, expected in (("discard", (32, 16, 8)), ("fuse", (32, 16, 8)), ("skip", (32, 32, 32))):
+        assert Recipe(**half, drop_fate=fate).keeps == [expected] * 10
+    thirds = {**half, "drop_final": 0.3}
+    assert Recipe(**thirds, drop_fate="fuse").keeps[0] == (44, 31, 22)  # of 64, 45 and 32
+    assert Recipe(**half, drop_fate="discard", drop_shares="1, 0, .5").keeps[0] == (32, 32, 24)
+
+
+def test_image_sizes_change_the_number_of_tokens():
+    recipe = Recipe(size_stages="24/28/32 at 60/20/20", drop_shape="flat", drop_start=0, drop_final=0.25)
+    assert recipe.sides == [24] * 6 + [28] * 2 + [32] * 2
+    assert [recipe.kept_tokens(epoch) for epoch in (0, 6, 9)] == [27, 36, 48]  # of 36, 49 and 64
+    assert Recipe(size_stages="24/32 at 1/1", drop_final=0.0).chapter == "baseline"
 
 
 @pytest.mark.parametrize("text", ["4e-4", "4E-4", "+4e-04", ".0004", "4.e-4", "'4e-4'"])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptd_core.schedule import DropSchedule, learning_rate
+from ptd_core.schedule import DropSchedule, Stages, learning_rate
 
 PUBLISHED = DropSchedule(init=0.0, final=0.35, start=40, end=140, gamma=2.0)
 
@@ -64,6 +64,77 @@ def test_options_of_the_schedule():
     assert DropSchedule(start=0, end=10, final=1 / 2, gamma=1.5).ratio(4) == pytest.approx(0.5 * 0.4**1.5, rel=1e-12)
 
 
+def shaped(shape, **settings):
+    return DropSchedule(**{"final": 0.5, "start": 2, "end": 8, "epochs": 10, "shape": shape, **settings})
+
+
+def ratios(schedule, epochs=10):
+    return [schedule.ratio(epoch) for epoch in range(epochs)]
+
+
+@given(st.integers(1, 300), st.integers(0, 300), st.integers(0, 300), st.floats(0.1, 4), st.floats(0, 0.9))
+def test_reversed_is_the_polynomial_backwards_in_time(epochs, one, other, gamma, init):
+    numbers = {"init": init, "start": min(one, other), "end": max(one, other), "gamma": gamma, "epochs": epochs}
+    forward, backward = (ratios(shaped(shape, **numbers), epochs) for shape in ("polynomial", "reversed"))
+    assert backward == forward[::-1]
+
+
+def test_cosine_rises_along_half_a_period():
+    expected = [0, 0, *(0.25 * (1 - math.cos(math.pi * k / 6)) for k in range(6)), 0.5, 0.5]
+    assert ratios(shaped("cosine")) == pytest.approx(expected, abs=1e-15)
+    assert ratios(shaped("cosine", init=0.4, final=0.0)) == pytest.approx(
+        [0.4, 0.4, *(0.2 * (1 + math.cos(math.pi * k / 6)) for k in range(6)), 0, 0], abs=1e-15
+    )
+
+
+def test_flat_starts_at_once_and_cycles_return():
+    assert ratios(shaped("flat", init=0.1)) == [0.1, 0.1, *[0.5] * 8]
+    assert ratios(shaped("cyclic", cycle=4)) == pytest.approx([0, 0, 0, 0.25, 0.5, 0.25, 0, 0.25, 0.5, 0.25], abs=1e-15)
+
+
+@given(
+    st.integers(1, 200),
+    st.lists(st.tuples(st.integers(1, 100), st.integers(1, 100)), min_size=1, max_size=5),
+)
+def test_a_stage_holds_where_the_middle_of_the_epoch_lies(epochs, pairs):
+    values, shares = zip(*((Fraction(value, 100), share) for value, share in pairs))
+    stages = Stages(tuple(map(float, values)), tuple(map(float, shares)))
+    for epoch in range(epochs):
+        middle, end, expected = Fraction(2 * epoch + 1, 2 * epochs) * sum(shares), 0, None
+        for value, share in zip(values, shares):
+            end += share
+            if middle < end:
+                expected = value
+                break
+        if all(middle != sum(shares[:count]) for count in range(1, len(shares))):  # else a rounding decides
+            assert stages.at(epoch, epochs) == float(expected)
+
+
+def test_stages_of_a_run():
+    schedule = shaped("steps", stages=Stages((0.5, 0.75, 1.0), (45.0, 40.0, 15.0)), epochs=20)
+    assert [schedule.kept(epoch, 64) for epoch in range(20)] == [32] * 9 + [48] * 8 + [64] * 3
+
+
+def test_a_tail_has_all_tokens_whatever_the_shape():
+    stages = Stages((0.5,), (1.0,))
+    for shape, needs in (("polynomial", {}), ("reversed", {}), ("steps", {"stages": stages}), ("flat", {}),
+                         ("cosine", {}), ("cyclic", {"cycle": 3})):  # fmt: skip
+        with_tail, without = (ratios(shaped(shape, tail=tail, **needs)) for tail in (3, 0))
+        assert with_tail == [*without[:7], 0, 0, 0]
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.floats(0, 0.99))
+def test_kept_tokens_in_multiples(patch_tokens, multiple, final):
+    kept = DropSchedule(start=0, end=0, final=final, multiple=multiple).kept(0, patch_tokens)
+    plain = DropSchedule(start=0, end=0, final=final).kept(0, patch_tokens)
+    if plain == patch_tokens:
+        assert kept == patch_tokens
+    elif plain >= multiple:
+        assert kept % multiple == 0 and plain - multiple < kept <= plain
+    else:
+        assert kept == min(multiple, patch_tokens)
+
+
 def test_learning_rate_at_its_corners():
     def lr(step):
         return learning_rate(step, peak=4e-4, warmup_steps=50, total_steps=250)
@@ -92,8 +163,25 @@ def test_learning_rate_without_warmup_and_with_nothing_else():
         ({"final": math.nan}, "final is a share"),
         ({"start": 50, "end": 10}, "0 <= start <= end; got 50 and 10"),
         ({"gamma": 0.0}, "gamma must be above 0"),
+        ({"shape": "linear"}, "shape must be one of polynomial, cosine, reversed, steps, flat, cyclic; got 'linear'"),
+        ({"shape": "reversed"}, "epochs, the run's, must be known for shape = 'reversed'"),
+        ({"tail": 2}, "epochs, the run's, must be known for .* tail = 2"),
+        ({"shape": "steps", "epochs": 5}, "stages belong to shape = 'steps'; got None"),
+        ({"stages": Stages((0.5,), (1.0,))}, "stages belong to shape = 'steps'"),
+        ({"shape": "steps", "epochs": 5, "stages": Stages((0.0,), (1.0,))}, "kept shares, above 0 up to 1"),
+        ({"shape": "cyclic"}, "cycle, at least 2 epochs"),
+        ({"shape": "cyclic", "cycle": 1}, "cycle, at least 2 epochs"),
+        ({"cycle": 4}, "belongs to shape = 'cyclic'"),
+        ({"epochs": 5, "tail": -1}, "tail must be at least 0"),
+        ({"multiple": 0}, "multiple at least 1"),
     ],
 )
 def test_impossible_schedules_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DropSchedule(**settings)
+
+
+@pytest.mark.parametrize(("values", "shares"), [((), ()), ((1.0,), (1.0, 2.0)), ((1.0, 0.5), (1.0, 0.0))])
+def test_stages_need_a_share_for_each_value(values, shares):
+    with pytest.raises(ValueError, match="one share above 0 is needed for each value"):
+        Stages(values, shares)

@@ -109,10 +109,10 @@ def coverage(run: Run, keep: int, count: int = 1000) -> Figure | Markdown:
     if shown.masks is None:
         return Markdown(f"*{run.dataset.name}* does not show where its objects are; *shapes* does.")
     inputs = run.trainer.normalise(shown.images.float() / 255)
-    block, tokens = run.recipe.drop_block, run.recipe.vit.patch_tokens
+    block, tokens = run.recipe.token_drop.blocks[0], run.recipe.vit.patch_tokens
     kept = kept_mask(attention_maps(run.model, inputs, block).mean(1), keep)
     print(
-        f"block {block} keeps {100 * keep / tokens:.0f} % of the tokens and with them "
+        f"by class attention block {block} keeps with {100 * keep / tokens:.0f} % of the tokens "
         f"{100 * object_coverage(kept, shown.masks):.0f} % of the objects' pixels (n = {len(shown)} test images)"
     )
     figure = coverage_figure(run.model, inputs, shown.masks, run.recipe.token_drop.blocks, run.stamp)

@@ -5,6 +5,8 @@ the state of PyTorch's own generators is read and set.
 """
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -27,6 +29,14 @@ def generator(seed: int, epoch: int, purpose: str) -> np.random.Generator:
 def torch_seed(seed: int, epoch: int, purpose: str) -> int:
     """A 63-bit seed for a torch.Generator, or for torch.manual_seed, with the same independence."""
     return int(_sequence(seed, epoch, purpose).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draws on the CPU follow from `seed` inside, and go on as if nothing had happened afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

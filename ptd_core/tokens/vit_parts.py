@@ -46,16 +46,32 @@ def keys_values(attention: nn.Module, x_BTE: Tensor) -> tuple[Tensor, Tensor]:
     return _part(attention, "k_norm")(key), value
 
 
-def attend(attention: nn.Module, x_BKE: Tensor, query_BHKD: Tensor, key_BHTD: Tensor, value_BHTD: Tensor) -> Tensor:
-    """What attention gives the K tokens x that ask, over the T tokens that are asked: (B, K, E)."""
+def attend(
+    attention: nn.Module,
+    x_BKE: Tensor,
+    query_BHKD: Tensor,
+    key_BHTD: Tensor,
+    value_BHTD: Tensor,
+    bias_B11T: Tensor | None = None,
+) -> Tensor:
+    """What attention gives the K tokens x that ask, over the T tokens that are asked: (B, K, E).
+
+    bias_B11T: added to the logits before the softmax.
+    """
     drop = _part(attention, "attn_drop")
     if attention.fused_attn:
         rate = getattr(drop, "p", 0.0) if attention.training else 0.0
-        out = F.scaled_dot_product_attention(query_BHKD, key_BHTD, value_BHTD, dropout_p=rate)
+        out = F.scaled_dot_product_attention(query_BHKD, key_BHTD, value_BHTD, bias_B11T, dropout_p=rate)
     else:
         scale = query_BHKD.shape[-1] ** -0.5
-        out = drop((query_BHKD * scale @ key_BHTD.transpose(-2, -1)).softmax(dim=-1)) @ value_BHTD
-    out = _part(attention, "norm")(out.transpose(1, 2).flatten(2))
+        logits = query_BHKD * scale @ key_BHTD.transpose(-2, -1)
+        out = drop((logits if bias_B11T is None else logits + bias_B11T).softmax(dim=-1)) @ value_BHTD
+    return project_out(attention, x_BKE, out)
+
+
+def project_out(attention: nn.Module, x_BKE: Tensor, out_BHKD: Tensor) -> Tensor:
+    """What the heads found for the tokens x, joined and projected: (B, K, E)."""
+    out = _part(attention, "norm")(out_BHKD.transpose(1, 2).flatten(2))
     if getattr(attention, "gate", None) is not None:
         out = out * attention.gate(x_BKE).sigmoid()
     return attention.proj_drop(attention.proj(out))

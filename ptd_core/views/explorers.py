@@ -7,7 +7,7 @@ Shapes: B images, M blocks, H heads, N patch tokens in a grid of G x G, S pixels
 """
 
 import base64
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,7 +24,10 @@ from ptd_core.token_drop import TokenDrop
 from ptd_core.views.pages import render
 from ptd_core.views.pictures import colour_table, outline_path, png_address, shrink
 
-PUBLISHED = {f"drop_{name}": value for name, value in asdict(DropSchedule()).items()} | {"epochs": 200}
+CURRICULUM = ("init", "final", "start", "end", "gamma", "hold")
+PUBLISHED = {f"drop_{name}": getattr(DropSchedule(), name) for name in CURRICULUM} | {"epochs": 200}
+WITH_SLIDER = (*(f"drop_{name}" for name in CURRICULUM), "drop_block", "epochs")
+NO_TOKEN_DROP = ("drop_path",)  # by its name alone
 MAX_RATIO = 95  # percent: where the sliders for drop ratios end, if so many tokens can be dropped
 DATA_BYTES = 700_000  # of a saliency page before base64: the page stays below 1 MiB
 MAX_IMAGES = 48
@@ -41,11 +44,16 @@ class Shown:
 
 
 def schedule_page(recipe: Recipe, num_classes: int) -> str:
-    """HTML with sliders for the curriculum, its cost and the recipe as YAML; starts at the recipe's own curriculum."""
-    settings = ("drop_init", "drop_final", "drop_start", "drop_end", "drop_gamma", "drop_hold", "drop_block", "epochs")
+    """HTML with sliders for the published curriculum, its cost and the recipe as YAML; starts at the recipe's numbers.
+
+    What else a recipe can do with tokens has no slider: the page and its YAML have the defaults there.
+    """
+    others = (*WITH_SLIDER, *NO_TOKEN_DROP)
+    rest = [name for name in Recipe.model_fields if name.startswith(("drop_", "size_")) and name not in others]
+    recipe = recipe.replace(**{name: Recipe.model_fields[name].default for name in rest})
     vit = recipe.vit
     data = {
-        "settings": {name: getattr(recipe, name) for name in settings},
+        "settings": {name: getattr(recipe, name) for name in WITH_SLIDER},
         "recipe": [[name, _yaml_value(value)] for name, value in recipe.settings().items()],
         "patchTokens": vit.patch_tokens,
         "maxRatio": _max_ratio(vit.patch_tokens),
@@ -92,7 +100,7 @@ def saliency_page(recipe: Recipe, shown: Shown, models: dict[str, HybridViT], in
         "grid": grid,
         "blocks": vit.depth,
         "heads": vit.num_heads,
-        "block": recipe.drop_block,
+        "block": recipe.token_drop.blocks[0],
         "ratio": recipe.drop_final if recipe.chapter == "ptd" else min(0.5, max_ratio),
         "maxRatio": max(max_ratio, recipe.drop_final, recipe.drop_init),
         "epochs": {

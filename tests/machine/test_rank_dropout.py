@@ -24,7 +24,7 @@ class Drawing:
     """A training step that trains nothing: it keeps the batch and draws once, as dropout would."""
 
     def __init__(self, step):
-        self.optimizer, self.ranks, self.path = step.optimizer, step.ranks, step.path
+        self.optimizer, self.ranks, self.path, self.network = step.optimizer, step.ranks, step.path, step.network
         self.batches, self.draws = [], []
 
     def prepare(self, batch, keep, side):

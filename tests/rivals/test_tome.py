@@ -1,0 +1,98 @@
+"""Token merging against its definition, in loops over images and tokens."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from definition import mlp, normed, scaled
+from test_model import small
+from test_token_drop import timm_vit
+
+from ptd_core.rivals.tome import ToMeViT, match, merge, pairs_per_block
+from ptd_core.tokens.vit_parts import embed
+
+
+def heads_of(block, x):
+    attention, y = block.attn, normed(block.norm1, x)
+    q, k, v = F.linear(y, attention.qkv.weight, attention.qkv.bias).chunk(3, dim=-1)
+    q, k, v = (t.unflatten(-1, (attention.num_heads, -1)).transpose(0, 1) for t in (q, k, v))
+    identity = torch.nn.Identity()
+    return normed(getattr(attention, "q_norm", identity), q), normed(getattr(attention, "k_norm", identity), k), v
+
+
+def merged(vit, image, pairs):
+    """Logits of one image; size: how many tokens each stands for."""
+    x = list(embed(vit, image.unsqueeze(0))[0])
+    size = [1] * len(x)
+    for block in vit.blocks:
+        tokens = torch.stack(x)
+        q, k, v = heads_of(block, tokens)
+        logits = torch.einsum("hid,hjd->hij", q, k) / q.shape[-1] ** 0.5 + torch.tensor(size).to(q).log()
+        out = torch.einsum("hij,hjd->ihd", logits.softmax(-1), v).flatten(1)
+        tokens = tokens + scaled(block, "ls1", F.linear(out, block.attn.proj.weight, block.attn.proj.bias))
+        even, odd = range(0, len(x), 2), range(1, len(x), 2)
+        key = k.mean(0)
+        partner = {i: max(odd, key=lambda j: F.cosine_similarity(key[i], key[j], dim=0).item()) for i in even}
+        near = {i: F.cosine_similarity(key[i], key[j], dim=0).item() for i, j in partner.items()}
+        going = sorted((i for i in even if i > 0), key=lambda i: -near[i])[:pairs]
+        groups = [[i] for i in even if i not in going] + [[j, *(i for i in going if partner[i] == j)] for j in odd]
+        x = [sum(size[i] * tokens[i] for i in group) / sum(size[i] for i in group) for group in groups]
+        size = [sum(size[i] for i in group) for group in groups]
+        x = list(mlp(block, torch.stack(x)))
+    return vit.forward_head(vit.norm(torch.stack(x)).unsqueeze(0))
+
+
+@pytest.mark.parametrize("kernel", ["fused", "explicit"])
+@pytest.mark.parametrize(("keep", "pairs"), [(61, 1), (40, 8), (22, 14), (64, 0)])
+def test_merging_is_what_it_is_defined_to_be(kernel, keep, pairs):
+    vit = small(attention=kernel).double().eval()
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    results = []
+    for logits in (ToMeViT(vit)(images, (keep,)), torch.cat([merged(vit, image, pairs) for image in images])):
+        vit.zero_grad()
+        logits.square().sum().backward()
+        results.append([logits.detach(), *(p.grad.clone() for p in vit.parameters() if p.grad is not None)])
+    for ours, theirs in zip(*results):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+def test_timm_models_too():
+    vit = timm_vit("layer scale and norms of queries and keys").eval()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    expected = torch.cat([merged(vit, image, 12) for image in images])
+    torch.testing.assert_close(ToMeViT(vit)(images, (16,)), expected, rtol=1e-8, atol=1e-10)
+
+
+def test_a_sum_over_merged_tokens_is_the_sum_over_all():
+    x = torch.randn(3, 9, 4, dtype=torch.float64)
+    stay, go, partner = match(torch.randn(3, 9, 5), 3)
+    left = merge(x, stay, go, partner)
+    assert left.shape == (3, 6, 4)
+    torch.testing.assert_close(left.sum(dim=1), x.sum(dim=1))
+    assert (stay[:, 0] == 0).all() and torch.equal(left[:, 0], x[:, 0])  # the class token, untouched
+
+
+@pytest.mark.parametrize(
+    ("tokens", "keep", "blocks", "expected"), [(64, 64, 4, 0), (64, 60, 4, 1), (64, 20, 4, 11), (8, 2, 3, 2)]
+)
+def test_blocks_share_the_merging(tokens, keep, blocks, expected):
+    assert pairs_per_block(tokens, (keep,), blocks) == expected
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ((0,), "from 1 to 64; got"),
+        ((65,), "from 1 to 64"),
+        ((5, 5), "one number"),
+        (5, "a tuple"),
+        ((1,), "leaves more"),
+    ],
+)
+def test_what_cannot_be_reached_is_refused(keep, message):
+    with pytest.raises(ValueError, match=message):
+        ToMeViT(small())(torch.randn(1, 3, 16, 16), keep)
+
+
+def test_other_prefix_tokens_are_refused():
+    with pytest.raises(ValueError, match="the class token alone apart; this ViT has 2 of them"):
+        ToMeViT(timm_vit("distilled"))
