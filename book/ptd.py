@@ -243,9 +243,10 @@ from ptd_core.cost import cost, run_training_cost
 whole = cost(recipe.vit, len(data.classes)).training
 rows = []
 for ratio in (0.0, 0.1, 0.2, 0.35, 0.5):
-    keep = max(1, DropSchedule.tokens_at_ratio(ratio, recipe.vit.patch_tokens))
-    part = cost(recipe.vit, len(data.classes), recipe.token_drop, (keep,)).training
-    rows.append([ratio, keep, f"{part / 1e9:.4f}", f"{part / whole:.3f}", f"{whole / part:.3f}x"])
+    keep = recipe.keep_at(ratio)
+    part = cost(recipe.vit, len(data.classes), recipe.token_drop, keep).training
+    kept = keep[-1] if keep else recipe.vit.patch_tokens
+    rows.append([ratio, kept, f"{part / 1e9:.4f}", f"{part / whole:.3f}", f"{whole / part:.3f}x"])
 notebook.table(["drop ratio", "tokens kept", "training GFLOP an image", "share", "predicted speed-up"], rows)
 
 # %%

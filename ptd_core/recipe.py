@@ -371,20 +371,23 @@ class Recipe(BaseModel):
         """Patch tokens a side of an image of that side in pixels."""
         return side // self.stem_stride
 
+    def keep_at(self, ratio: float, side: int | None = None) -> Keep | None:
+        """What a TokenDropViT is told at a drop ratio: kept patch tokens of each dropping block, None for all.
+
+        side: of the images in pixels, by default image_size.
+        """
+        schedule, drop = self.schedule, self.token_drop
+        tokens, keep, dropping = self.grid_at(side or self.image_size) ** 2, [], False
+        for share in decimals(self.drop_shares) or (1.0,) * len(drop.blocks):
+            keep.append(drop.nearest(schedule.kept_at_ratio(share * ratio, tokens), tokens))
+            dropping |= keep[-1] < tokens
+            tokens = drop.left(keep[-1], tokens)
+        return tuple(keep) if dropping else None
+
     @property
     def keeps(self) -> list[Keep | None]:
-        """What a TokenDropViT is told in every epoch: kept patch tokens of each dropping block, None for all."""
-        schedule, drop = self.schedule, self.token_drop
-        shares = decimals(self.drop_shares) or (1.0,) * len(drop.blocks)
-        found = []
-        for epoch, side in enumerate(self.sides):
-            tokens, ratio, keep, dropping = self.grid_at(side) ** 2, schedule.ratio(epoch), [], False
-            for share in shares:
-                keep.append(drop.nearest(schedule.kept_at_ratio(share * ratio, tokens), tokens))
-                dropping |= keep[-1] < tokens
-                tokens = drop.left(keep[-1], tokens)
-            found.append(tuple(keep) if dropping else None)
-        return found
+        """`keep_at` every epoch's ratio and side."""
+        return [self.keep_at(self.schedule.ratio(epoch), side) for epoch, side in enumerate(self.sides)]
 
     def keep(self, epoch: int) -> Keep | None:
         """`keeps` of one epoch."""
