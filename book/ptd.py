@@ -147,7 +147,9 @@ print(f"{recipe.run_name}: {recipe.dataset}, {recipe.epochs} epochs, {recipe.vit
 # slowly. The code that is used for it:
 
 # %%
-notebook.show_code(DropSchedule.ratio, DropSchedule.kept, DropSchedule.tokens_at_ratio)
+from ptd_core.schedule import polynomial, rising
+
+notebook.show_code(polynomial, rising, DropSchedule.kept_at_ratio, DropSchedule.tokens_at_ratio)
 
 # %% [markdown]
 # In floating point $(1 - 0.9) \cdot 100$ is a little less than 10, and its floor 9: a token would be lost to rounding.
@@ -225,7 +227,7 @@ block_figure(recipe.vit.patch_tokens, recipe.schedule.kept(recipe.epochs - 1, re
 # %%
 from ptd_core.token_drop import TokenDropViT
 
-notebook.show_code(TokenDropViT.forward_features, TokenDropViT._drop)
+notebook.show_code(TokenDropViT._drop)
 
 # %% [markdown]
 # The network of chapter 1 knows nothing of this: `TokenDropViT` holds it and runs its own parts, block by block. So its

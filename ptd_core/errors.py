@@ -4,6 +4,15 @@ Each carries a complete sentence: what came, what is allowed, what to do. The co
 sentence alone and exits with status 2; a notebook shows it under the traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(value: object, allowed: Iterable[object], cutoff: float = 0.6) -> str:
+    """ "did you mean X?", X being what is most like a text among what is allowed; empty if nothing is."""
+    near = difflib.get_close_matches(value, map(str, allowed), n=1, cutoff=cutoff) if isinstance(value, str) else []
+    return f"did you mean {near[0]}?" if near else ""
+
 
 class PTDError(Exception):
     """Base class of every refusal of this package."""

@@ -1,6 +1,5 @@
 """Values of parameters from outside: YAML files of `name: value` lines, and what is wrong with values, in words."""
 
-import difflib
 import numbers
 import os
 import re
@@ -13,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ptd_core.errors import RecipeError
+from ptd_core.errors import RecipeError, did_you_mean
 from ptd_core.schedule import Stages
 
 MAX_BYTES = 100_000  # the longest file of this project has 2,000
@@ -180,15 +179,14 @@ def explain(error: ValidationError, source: str, fields: dict[str, FieldInfo]) -
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(fields)}"
+            hint = did_you_mean(name, fields, cutoff=0.5) or f"known: {', '.join(fields)}"
             lines.append(f"{name} = {_short(item['input'])} is not a parameter; {hint}")
         elif name in fields:
             allowed = item["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value error, ")
-            choices = get_args(fields[name].annotation) if isinstance(item["input"], str) else ()
-            near = difflib.get_close_matches(item["input"], [str(choice) for choice in choices], n=1) if choices else []
-            hint = f"; did you mean {near[0]}?" if near else ""
-            lines.append(f"{name} {allowed}; got {_short(item['input'])}{hint} ({fields[name].description})")
+            hint = did_you_mean(item["input"], get_args(fields[name].annotation))
+            lines.append(
+                f"{name} {allowed}; got {_short(item['input'])}{hint and '; ' + hint} ({fields[name].description})"
+            )
         else:  # from the check of all values together
             lines.append(item["msg"].removeprefix("Value error, "))
     return f"{source}: " + "\n  ".join(lines)

@@ -244,22 +244,27 @@ class Recipe(BaseModel):
         shares = decimals(self.drop_shares)
         if shares and len(shares) != len(drop.blocks):
             refuse(f"{name} drop_shares", "give one factor for each dropping block")
-        if shares and max(shares) * max(schedule.ratio(epoch) for epoch in range(self.epochs)) >= 1:
-            refuse("drop_shares drop_final", "a factor times the drop ratio must stay below 1")
-        for side in self.sides:
+        sizes = stages(self.size_stages)
+        sides = [int(side) for side in sizes.values] if sizes else [self.image_size]
+        for side in sides:
             if side % self.stem_stride or not 8 <= side <= self.image_size:
                 refuse(
                     "size_stages image_size stem_stride", f"{side} must be a multiple of stem_stride up to image_size"
                 )
-        tokens = self.grid_at(min(self.sides)) ** 2
+        tokens = self.grid_at(min(sides)) ** 2
         for name in ("drop_init", "drop_final"):
             if DropSchedule.tokens_at_ratio(getattr(self, name), tokens) < 1:
                 refuse(f"{name} image_size stem_stride", f"of {tokens} patch tokens less than one would be kept")
-        for keep, side in set(zip(self.keeps, self.sides)):
-            try:
-                drop.reaching(keep or (self.grid_at(side) ** 2,) * len(drop.blocks), self.grid_at(side) ** 2)
-            except ValueError as error:
-                refuse("drop_method drop_final depth", str(error))
+        if shares or self.drop_method != "token_drop":
+            most = max(schedule.ratio(epoch) for epoch in range(self.epochs))
+            if shares and max(shares) * most >= 1:
+                refuse("drop_shares drop_final", "a factor times the drop ratio must stay below 1")
+            for side in sides:
+                try:
+                    if keep := self.keep_at(most, side):
+                        drop.reaching(keep, self.grid_at(side) ** 2)
+                except ValueError as error:
+                    refuse("drop_method drop_final depth", str(error))
         if self.drop_score == "averaged_attention" and not self.ema_decay:
             refuse("drop_score ema_decay", "there is no moving average of the weights")
         if self.drop_score_block >= self.depth:
@@ -361,11 +366,15 @@ class Recipe(BaseModel):
 
     # what follows from the values
 
+    def side(self, epoch: int) -> int:
+        """The side in pixels of training images in an epoch; evaluation always sees image_size."""
+        sizes = stages(self.size_stages)
+        return int(sizes.at(epoch, self.epochs)) if sizes else self.image_size
+
     @property
     def sides(self) -> list[int]:
-        """The side in pixels of training images, for every epoch; evaluation always sees image_size."""
-        sizes = stages(self.size_stages)
-        return [int(sizes.at(epoch, self.epochs)) if sizes else self.image_size for epoch in range(self.epochs)]
+        """`side` of every epoch."""
+        return [self.side(epoch) for epoch in range(self.epochs)]
 
     def grid_at(self, side: int) -> int:
         """Patch tokens a side of an image of that side in pixels."""
@@ -384,19 +393,19 @@ class Recipe(BaseModel):
             tokens = drop.left(keep[-1], tokens)
         return tuple(keep) if dropping else None
 
+    def keep(self, epoch: int) -> Keep | None:
+        """`keep_at` the ratio and the side of an epoch."""
+        return self.keep_at(self.schedule.ratio(epoch), self.side(epoch))
+
     @property
     def keeps(self) -> list[Keep | None]:
-        """`keep_at` every epoch's ratio and side."""
-        return [self.keep_at(self.schedule.ratio(epoch), side) for epoch, side in enumerate(self.sides)]
-
-    def keep(self, epoch: int) -> Keep | None:
-        """`keeps` of one epoch."""
-        return self.keeps[epoch]
+        """`keep` of every epoch."""
+        return [self.keep(epoch) for epoch in range(self.epochs)]
 
     def kept_tokens(self, epoch: int) -> int:
         """Patch tokens that the last dropping block keeps in an epoch."""
         keep = self.keep(epoch)
-        return keep[-1] if keep else self.grid_at(self.sides[epoch]) ** 2
+        return keep[-1] if keep else self.grid_at(self.side(epoch)) ** 2
 
     @property
     def chapter(self) -> str:

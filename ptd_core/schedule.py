@@ -113,14 +113,24 @@ class DropSchedule:
 # Shapes: functions (schedule, epoch) -> drop ratio.
 
 
+def rising(schedule: DropSchedule, epoch: int, rise: Callable[[float], float]) -> float:
+    """init before start and final from end on (0 without hold); between them on the way that `rise` of 0 to 1 goes."""
+    if epoch >= schedule.end:
+        return schedule.final if schedule.hold else 0.0
+    if epoch < schedule.start:
+        return schedule.init
+    progress = (epoch - schedule.start) / (schedule.end - schedule.start)
+    return schedule.init + rise(progress) * (schedule.final - schedule.init)
+
+
 def polynomial(schedule: DropSchedule, epoch: int) -> float:
     """init, rising with exponent gamma from start to end, then final; falling if final is below init."""
-    return _rising(schedule, epoch, lambda progress: progress**schedule.gamma)
+    return rising(schedule, epoch, lambda progress: progress**schedule.gamma)
 
 
 def cosine(schedule: DropSchedule, epoch: int) -> float:
     """The same along half a cosine, as EViT reduces its keep rate; gamma is not used."""
-    return _rising(schedule, epoch, lambda progress: (1 - math.cos(math.pi * progress)) / 2)
+    return rising(schedule, epoch, lambda progress: (1 - math.cos(math.pi * progress)) / 2)
 
 
 def reversed_in_time(schedule: DropSchedule, epoch: int) -> float:
@@ -142,15 +152,6 @@ def cyclic(schedule: DropSchedule, epoch: int) -> float:
     """init before start; from then on up to final and back to init along a cosine, once in each cycle."""
     phase = max(0, epoch - schedule.start) / schedule.cycle
     return schedule.init + (schedule.final - schedule.init) * (1 - math.cos(2 * math.pi * phase)) / 2
-
-
-def _rising(schedule: DropSchedule, epoch: int, rise: Callable[[float], float]) -> float:
-    if epoch >= schedule.end:
-        return schedule.final if schedule.hold else 0.0
-    if epoch < schedule.start:
-        return schedule.init
-    progress = (epoch - schedule.start) / (schedule.end - schedule.start)
-    return schedule.init + rise(progress) * (schedule.final - schedule.init)
 
 
 SHAPES: dict[str, Callable[[DropSchedule, int], float]] = {

@@ -43,10 +43,9 @@ class TrainingStep:
     """The step of a run on a network that is in training mode. Nothing in it waits for the device.
 
     network: images (B, 3, S, S), normalised, and keep -> logits, such as a TokenDropViT, or logits and a loss of its
-    own, which is added. normalise: images in [0, 1]
-    -> what the network takes. ranks: the processes that share the batch; each gets the whole of it and computes its
-    own shard. giver: of a score that the network cannot see for itself, which it then takes after keep; grid: a
-    function side in pixels -> patch tokens a side, for the giver.
+    own, which is added. normalise: images in [0, 1] -> what the network takes. ranks: the processes that share the
+    batch; each gets the whole of it and computes its own shard. giver: of a score that the network cannot see for
+    itself, which it then takes after keep.
     """
 
     def __init__(
@@ -57,10 +56,9 @@ class TrainingStep:
         normalise: Callable[[Tensor], Tensor],
         ranks: Ranks = Ranks(),  # noqa: B008  frozen
         giver: Giver | None = None,
-        grid: Callable[[int], int] = lambda side: 0,
     ):
         self.network = network
-        self.giver, self.grid = giver, grid
+        self.giver = giver
         self.optimisation = optimisation
         self.path = path
         self.normalise = normalise
@@ -120,7 +118,7 @@ class TrainingStep:
             self._given = None
             if self.giver is not None and (keep is not None or self.giver.always):
                 masks = None if masks is None else shard(masks)
-                self._given = self.giver(images, masks, self.grid(images.shape[-1]))
+                self._given = self.giver(images, masks)
             out = self._compiled(images, keep, *(() if self._given is None else (self._given,)))
         logits, own_loss = out if isinstance(out, tuple) else (out, 0.0)
         logits, own = logits.float(), shard(labels)

@@ -7,8 +7,8 @@ Shapes: B batch, C channels, S pixels a side, P prefix tokens (class token first
 K kept tokens with the prefix, E embedding, G patch tokens of the whole image.
 """
 
-import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ptd_core.errors import did_you_mean
 from ptd_core.saliency import ASK_THE_CLASS_TOKEN, SCORES, SIGNED, Seen, gather_tokens, kept_tokens
 from ptd_core.tokens import vit_parts
 from ptd_core.tokens.choices import CHOICES
@@ -28,9 +29,8 @@ ATTENDED = ("all", "kept")
 
 def _refuse_unknown(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}{hint}")
+        hint = did_you_mean(value, allowed)
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}" + (f" ({hint})" if hint else ""))
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,25 @@ class TokenDrop:
 
     def reaching(self, keep: Keep, patch_tokens: int) -> list[int]:
         """Patch tokens that reach each dropping block. Raises ValueError if it is told to keep more, or less than 1."""
-        if not isinstance(keep, (tuple, list)) or len(keep) != len(self.blocks):
-            raise ValueError(f"keep must be a tuple, one number for each of the blocks {self.blocks}; got {keep}")
-        found = []
-        for kept in keep:
-            found.append(patch_tokens)
-            if not 1 <= kept <= patch_tokens:
-                raise ValueError(f"keep must be from 1 to the {patch_tokens} patch tokens; got {kept}")
-            patch_tokens = self.left(kept, patch_tokens)
-        return found
+        return tokens_reaching(self.blocks, keep, patch_tokens, self.left)
+
+
+def tokens_reaching(
+    blocks: tuple[int, ...], keep: Keep, patch_tokens: int, left: Callable[[int, int], int] = lambda kept, _: kept
+) -> list[int]:
+    """Patch tokens that reach each of some blocks, if left(kept, tokens) go on from one that keeps so many of them.
+
+    Raises ValueError unless keep has one number for each block, from 1 to what reaches it.
+    """
+    if not isinstance(keep, (tuple, list)) or len(keep) != len(blocks):
+        raise ValueError(f"keep must be a tuple, one number for each of the blocks {blocks}; got {keep}")
+    found = []
+    for kept in keep:
+        found.append(patch_tokens)
+        if not 1 <= kept <= patch_tokens:
+            raise ValueError(f"keep must be from 1 to the {patch_tokens} patch tokens; got {kept}")
+        patch_tokens = left(kept, patch_tokens)
+    return found
 
 
 class TokenDropViT(nn.Module):

@@ -80,8 +80,9 @@ class Trainer:
         with seeded(torch_seed(recipe.seed, 0, "method")):  # which may have weights of its own
             network = recipe.token_drop.network(self.model, self.headline).to(self.device)
         looks_at = recipe.drop_score_block % recipe.depth
-        self.giver = giver_of(recipe.drop_score, self.headline, looks_at, recipe.vit.grid_size, self.device)
-        self.step = TrainingStep(network, recipe.optimisation, path, self.normalise, ranks, self.giver, recipe.grid_at)
+        grid, stride = recipe.vit.grid_size, recipe.stem_stride
+        self.giver = giver_of(recipe.drop_score, self.headline, looks_at, grid, stride, self.device)
+        self.step = TrainingStep(network, recipe.optimisation, path, self.normalise, ranks, self.giver)
         self._passes = list(zip(recipe.keeps, recipe.sides))  # of every epoch
         self.next_epoch = 0
         self.partial: PartialEpoch | None = None

@@ -11,13 +11,18 @@ def normed(norm, x):
     return x if isinstance(norm, torch.nn.Identity) else F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps)
 
 
-def attention_of(block, x):
-    """Weights (H, T, T), values (H, T, D) and output (T, E) of a block's attention for all tokens x (T, E)."""
+def heads_of(block, x):
+    """Queries, keys and values (H, T, D) each of a block's attention for all tokens x (T, E)."""
     attention, y = block.attn, normed(block.norm1, x)
     q, k, v = F.linear(y, attention.qkv.weight, attention.qkv.bias).chunk(3, dim=-1)
     q, k, v = (t.unflatten(-1, (attention.num_heads, -1)).transpose(0, 1) for t in (q, k, v))
     identity = torch.nn.Identity()
-    q, k = normed(getattr(attention, "q_norm", identity), q), normed(getattr(attention, "k_norm", identity), k)
+    return normed(getattr(attention, "q_norm", identity), q), normed(getattr(attention, "k_norm", identity), k), v
+
+
+def attention_of(block, x):
+    """Weights (H, T, T), values (H, T, D) and output (T, E) of a block's attention for all tokens x (T, E)."""
+    attention, (q, k, v) = block.attn, heads_of(block, x)
     weights = torch.softmax(torch.einsum("hid,hjd->hij", q, k) / q.shape[-1] ** 0.5, dim=-1)
     out = torch.einsum("hij,hjd->ihd", weights, v).flatten(1)
     return weights, v, F.linear(out, attention.proj.weight, attention.proj.bias)
@@ -131,3 +136,16 @@ def restored(x, came, came_places, chosen):
     for token, now in zip(chosen, x):
         tokens[token] = now
     return torch.stack(tokens), came_places
+
+
+def assert_same_with_gradients(vit, ours, theirs, rtol=1e-8, atol=1e-10):
+    """Two logits of one ViT, made by what was called last, are equal, and so are their gradients in its weights."""
+    results = []
+    for logits in (ours, theirs):
+        torch.manual_seed(1)
+        vit.zero_grad()
+        (logits * torch.randn_like(logits)).sum().backward()  # a loss that tells all logits apart
+        results.append([logits.detach(), *(p.grad.clone() for p in vit.parameters() if p.grad is not None)])
+    assert len(results[0]) == len(results[1]) > 10
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol)

@@ -34,7 +34,7 @@ def random_images(recipe: Recipe) -> Dataset:
 
 def keep_at(ratio: float, patch_tokens: int) -> Keep | None:
     """What one dropping block keeps of so many tokens at a drop ratio; None for all of them."""
-    kept = max(1, DropSchedule.tokens_at_ratio(ratio, patch_tokens))
+    kept = DropSchedule().kept_at_ratio(ratio, patch_tokens)
     return (kept,) if kept < patch_tokens else None
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptd_core.saliency import gather_tokens, kept_tokens
-from ptd_core.token_drop import Keep, TokenDrop
+from ptd_core.token_drop import Keep, tokens_reaching
 from ptd_core.tokens import vit_parts
 
 RATIO_WEIGHT, CLASS_WEIGHT, TOKEN_WEIGHT = 2.0, 0.5, 0.5  # of the three losses beside cross-entropy, as published
@@ -50,10 +50,9 @@ class DynamicViT(nn.Module):
     def __init__(self, vit: nn.Module, blocks: tuple[int, ...], teacher: nn.Module):
         super().__init__()
         vit_parts.refuse_unfit(vit)
-        self.drop = TokenDrop(blocks, score="norm")  # its checks of blocks and numbers; the score is the predictor's
         if blocks[-1] >= len(vit.blocks):
             raise ValueError(f"blocks = {blocks}: this ViT has the blocks 0 to {len(vit.blocks) - 1}")
-        self.vit = vit
+        self.vit, self.blocks = vit, blocks
         self.predictors = nn.ModuleList(Predictor(vit.embed_dim) for _ in blocks)
         self._teacher = (teacher,)  # in a tuple, so that its weights are not this module's
 
@@ -64,13 +63,13 @@ class DynamicViT(nn.Module):
             return self.vit(images)
         x_BTE = vit_parts.embed(self.vit, images)
         patch_tokens = x_BTE.shape[1] - self.vit.num_prefix_tokens
-        self.drop.reaching(keep, patch_tokens)
+        tokens_reaching(self.blocks, keep, patch_tokens)
         if not self.training:
             return self._gathered(x_BTE, keep)
         return self._masked(images, x_BTE, [kept / patch_tokens for kept in keep])
 
     def _gathered(self, x_BTE: Tensor, keep: Keep) -> Tensor:
-        stages, prefix = dict(zip(self.drop.blocks, zip(self.predictors, keep))), self.vit.num_prefix_tokens
+        stages, prefix = dict(zip(self.blocks, zip(self.predictors, keep))), self.vit.num_prefix_tokens
         for number, block in enumerate(self.vit.blocks):
             if number in stages:
                 predictor, kept = stages[number]
@@ -81,7 +80,7 @@ class DynamicViT(nn.Module):
         return self.vit.forward_head(self.vit.norm(x_BTE))
 
     def _masked(self, images: Tensor, x_BTE: Tensor, shares: list[float]) -> tuple[Tensor, Tensor]:
-        stages, prefix = dict(zip(self.drop.blocks, self.predictors)), self.vit.num_prefix_tokens
+        stages, prefix = dict(zip(self.blocks, self.predictors)), self.vit.num_prefix_tokens
         left_BN1, missed = torch.ones_like(x_BTE[:, prefix:, :1]), []
         for number, block in enumerate(self.vit.blocks):
             if number in stages:

@@ -8,7 +8,7 @@ from torch import nn
 from ptd_core.rivals.dynamicvit import DynamicViT
 from ptd_core.rivals.evo_vit import EvoViT
 from ptd_core.rivals.tome import ToMeViT, pairs_per_block
-from ptd_core.token_drop import Keep, TokenDrop
+from ptd_core.token_drop import Keep, tokens_reaching
 
 # (vit, blocks, teacher) -> the module that trains the ViT by the method
 NETWORKS: dict[str, Callable[[nn.Module, tuple[int, ...], nn.Module], nn.Module]] = {
@@ -55,4 +55,4 @@ class Rival:
         if self.name == "tome":
             pairs_per_block(patch_tokens, keep, self.depth)
             return [patch_tokens]
-        return TokenDrop(self.blocks, score="norm").reaching(keep, patch_tokens)
+        return tokens_reaching(self.blocks, keep, patch_tokens)

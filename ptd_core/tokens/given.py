@@ -23,7 +23,7 @@ class Giver(Protocol):
 
     always: bool
 
-    def __call__(self, images: Tensor, masks: Tensor | None, grid: int) -> Tensor:
+    def __call__(self, images: Tensor, masks: Tensor | None) -> Tensor:
         """Normalised images (B, 3, S, S), their objects' masks bool (B, S, S) -> scores (B, g * g)."""
 
     def learn(self, scores: Tensor, ranks: Ranks) -> None:
@@ -51,7 +51,11 @@ class _Stateless:
 class Oracle(_Stateless):
     """The object's share of each token's pixels, from its true mask: what no method can know."""
 
-    def __call__(self, images: Tensor, masks: Tensor, grid: int) -> Tensor:
+    def __init__(self, stride: int):
+        self.stride = stride
+
+    def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
+        grid = images.shape[-1] // self.stride
         return F.adaptive_avg_pool2d(masks.float().unsqueeze(1), grid).flatten(1)
 
 
@@ -65,7 +69,7 @@ class AveragedAttention(_Stateless):
         self.averaged, self.block = averaged, block
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, masks: Tensor | None, grid: int) -> Tensor:
+    def __call__(self, images: Tensor, masks: Tensor | None) -> Tensor:
         rows_BHT = class_attention_row(self.averaged, images, self.block)
         return rows_BHT.mean(dim=1)[:, self.averaged.num_prefix_tokens :].float()
 
@@ -79,11 +83,12 @@ class Gradient:
 
     always = True
 
-    def __init__(self, grid: int, device: torch.device):
+    def __init__(self, grid: int, stride: int, device: torch.device):
+        self.stride = stride
         self.mean_gg = torch.full((grid, grid), UNSEEN, device=device)
 
-    def __call__(self, images: Tensor, masks: Tensor | None, grid: int) -> Tensor:
-        return _regrid(self.mean_gg, grid).flatten().repeat(len(images), 1).requires_grad_()
+    def __call__(self, images: Tensor, masks: Tensor | None) -> Tensor:
+        return _regrid(self.mean_gg, images.shape[-1] // self.stride).flatten().repeat(len(images), 1).requires_grad_()
 
     def learn(self, scores: Tensor, ranks: Ranks) -> None:
         found_BG = scores.grad.abs()
@@ -101,17 +106,17 @@ class Gradient:
         self.mean_gg = state["mean"].to(self.mean_gg.device)
 
 
-def giver_of(score: str, averaged: nn.Module, block: int, grid: int, device: torch.device) -> Giver | None:
+def giver_of(score: str, averaged: nn.Module, block: int, grid: int, stride: int, device: torch.device) -> Giver | None:
     """Who gives a score; None for one that a network sees for itself.
 
     averaged, block: the moving-average model and the block where its class attention is taken. grid: patch tokens a
-    side of the largest images.
+    side of the largest images. stride: pixels a side of each.
     """
     if score == "oracle":
-        return Oracle()
+        return Oracle(stride)
     if score == "averaged_attention":
         return AveragedAttention(averaged, block)
-    return Gradient(grid, device) if score == "gradient" else None
+    return Gradient(grid, stride, device) if score == "gradient" else None
 
 
 def _regrid(values_gg: Tensor, grid: int) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import equal
+from graphs import counted_graphs
 from test_token_drop import full_attention_then_gather
 
 from ptd_core.data.batches import Batch
@@ -65,18 +66,6 @@ def test_fifty_steps_of_the_fast_path_equal_the_plain_way(tiny, tiny_shapes, att
     expected = reference_losses(recipe, tiny_shapes)
     assert len(losses) == 50 and losses[-1] < losses[0]
     assert losses == pytest.approx(expected, rel=2e-4)
-
-
-def counted_graphs(model: torch.nn.Module, backend: str):
-    """The model compiled by `backend`, and a list that grows by one with each graph handed to it."""
-    graphs = []
-    compiler = torch._dynamo.lookup_backend(backend)
-
-    def counting(graph, inputs, **options):
-        graphs.append(graph)
-        return compiler(graph, inputs, **options)
-
-    return torch.compile(model, backend=counting, fullgraph=True), graphs
 
 
 def test_the_default_curriculum_compiles_at_most_three_graphs():

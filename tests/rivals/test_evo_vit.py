@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from definition import attention_of, whole
+from definition import assert_same_with_gradients, attention_of, whole
 from test_model import small
 from test_token_drop import TIMM_SMALL, timm_vit
 
@@ -38,13 +38,8 @@ def followed(vit, image, keep, start):
 
 
 def assert_as_defined(vit, images, keep, start):
-    results = []
-    for logits in (EvoViT(vit, start)(images, (keep,)), torch.cat([followed(vit, i, keep, start) for i in images])):
-        vit.zero_grad()
-        logits.square().sum().backward()
-        results.append([logits.detach(), *(p.grad.clone() for p in vit.parameters() if p.grad is not None)])
-    for ours, theirs in zip(*results):
-        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+    expected = torch.cat([followed(vit, image, keep, start) for image in images])
+    assert_same_with_gradients(vit, EvoViT(vit, start)(images, (keep,)), expected)
 
 
 @pytest.mark.parametrize("kernel", ["fused", "explicit"])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from graphs import counted_graphs
 from ranked import run_each, together
 
 from ptd_core import __main__ as command_line
@@ -66,13 +67,7 @@ def test_a_whole_schedule_compiles_at_most_three_graphs(path):
         recipe = recipe.replace(drop_start=10, drop_end=90)
     model, teacher = (HybridViT.of(recipe.vit, 5, "fused") for _ in range(2))
     network = recipe.token_drop.network(model.train(), teacher.eval()).train()
-    graphs = []
-
-    def counting(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(network, backend=counting, fullgraph=True)
+    compiled, graphs = counted_graphs(network, "eager")
     images = torch.randn(2, 3, 32, 32)
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         for keep in dict.fromkeys(recipe.keeps):
