@@ -4,7 +4,6 @@ import dataclasses
 import os
 import shutil
 
-import papermill
 import pytest
 import torch
 from reach import Bench
@@ -88,6 +87,7 @@ def _few_threads():
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory):
     """The notebook that papermill writes, as the README's first command makes it."""
+    papermill = pytest.importorskip("papermill", reason="papermill is not installed")
     folder = tmp_path_factory.mktemp("executed")
     parameters = {**TINY, "out_dir": str(folder), "run": "tiny"}
     papermill.execute_notebook(

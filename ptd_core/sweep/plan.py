@@ -5,9 +5,13 @@
     factors:                       # every combination of these values is one cell
       drop_final: [0.2, 0.35, 0.5]
       drop_block: [0, 2]
+    arms:                          # or named sets of parameters, which differ from one another in several
+      all_tokens: {drop_final: 0.0}
+      steps: {drop_shape: steps, drop_stages: .5/.75/1 at 45/40/15}
     seeds: [0, 1, 2]               # every cell is run once per seed
 
-A run is named after its base, its values of the factors and its seed: ptd_small_drop_final0.2_drop_block0_seed1.
+A run is named after its base, its arm, its values of the factors and its seed:
+ptd_small_drop_final0.2_drop_block0_seed1. Arms of one name and content in two sweep files over one base are one run.
 Names that would be too long for a folder are cut, and end in a hash of the whole.
 """
 
@@ -38,6 +42,7 @@ class _SweepFile(BaseModel):
     base: str | list[str] = Field(description="a parameter file or a list of them")
     fixed: dict[str, Any] = Field({}, description="parameter: value lines")
     factors: dict[str, list[Any]] = Field({}, description="parameter: [value, ...] lines")
+    arms: dict[str, dict[str, Any]] = Field({}, description="name: {parameter: value, ...} lines")
     seeds: list[int] = Field(min_length=1, description="a list of integers, such as [0, 1, 2]")
 
 
@@ -85,11 +90,11 @@ def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
     seed_text = max((f"_seed{seed}" for seed in content.seeds), key=len)
     bases = [content.base] if isinstance(content.base, str) else content.base
     runs = []
-    for seed, base in itertools.product(content.seeds, bases):
+    for seed, base, arm in itertools.product(content.seeds, bases, content.arms or [""]):
         for values in itertools.product(*content.factors.values()):
-            runs.append(
-                _planned(path, base, content.fixed, overrides, dict(zip(content.factors, values)), seed, len(seed_text))
-            )
+            levels = dict(zip(content.factors, values))
+            fixed = content.fixed | content.arms.get(arm, {})
+            runs.append(_planned(path, base, arm, fixed, overrides, levels, seed, len(seed_text)))
     _refuse_duplicates(path, runs)
     for place in ("out_dir", "device"):
         found = sorted({getattr(run.recipe, place) for run in runs})
@@ -135,25 +140,42 @@ def _explain(item: dict) -> str:
 
 
 def _check_names(path: Path, content: _SweepFile, overrides: list[str]) -> None:
-    for name in content.factors:
+    varied = {name: f"set by arm {arm}" for arm, values in content.arms.items() for name in values}
+    for name in [*content.factors, *varied]:
         if name not in FACTORS:
             near = difflib.get_close_matches(name, FACTORS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(FACTORS)}"
             why = "seeds have a line of their own" if name == "seed" else hint
-            raise SweepError(f"{path}: {name} cannot be a factor; {why}")
-    given = {"fixed": list(content.fixed), "command line": [text.partition("=")[0] for text in overrides]}
+            raise SweepError(f"{path}: {name} cannot be {varied.get(name, 'a factor')}; {why}")
+    for arm in content.arms:
+        if not NAME.fullmatch(arm):
+            raise SweepError(f"{path}: an arm's name is part of a folder's and must match {NAME.pattern}; got {arm!r}")
+    given = {
+        "an arm": list(varied),
+        "fixed": list(content.fixed),
+        "command line": [text.partition("=")[0] for text in overrides],
+    }
     for where, names in given.items():
         for name in names:
             if name in content.factors:
                 raise SweepError(f"{path}: {name} is a factor; {where} must not set it too")
+            if where == "command line" and name in varied:
+                raise SweepError(f"{path}: {name} is {varied[name]}; the command line must not set it too")
             if name in ("run", "seed"):
                 raise SweepError(f"{path}: {where} must not set {name}: a sweep names its runs and lists its seeds")
 
 
 def _planned(
-    path: Path, base: str, fixed: dict[str, Any], overrides: list[str], levels: dict[str, Any], seed: int, reserved: int
+    path: Path,
+    base: str,
+    arm: str,
+    fixed: dict[str, Any],
+    overrides: list[str],
+    levels: dict[str, Any],
+    seed: int,
+    reserved: int,
 ) -> PlannedRun:
-    """Values in order of precedence: base, then fixed, then the command line, then factors and seed.
+    """Values in order of precedence: base, then fixed and the arm's, then the command line, then factors and seed.
 
     reserved: characters that the longest seed takes in a run's name, so that all runs of a cell are cut alike.
     """
@@ -164,10 +186,14 @@ def _planned(
         given = Recipe.from_yaml(base_path, overrides)
         values |= {name: getattr(given, name) for name in (text.partition("=")[0] for text in overrides)}
     values |= {**levels, "seed": seed, "run": ""}
-    recipe = Recipe.from_values(values, source=f"{path}: {base} with {_listed({**levels, 'seed': seed})}")
+    recipe = Recipe.from_values(
+        values, source=f"{path}: {base} with {arm and f'arm {arm}, '}{_listed({**levels, 'seed': seed})}"
+    )
     stem = base_recipe.run or base_path.stem
     levels = {name: getattr(recipe, name) for name in levels}  # as checked: 0 has become 0.0
-    cell = _fitting("_".join([stem, *(f"{name}{value}" for name, value in levels.items())]), reserved)
+    cell = _fitting(
+        "_".join([stem, *filter(None, [arm]), *(f"{name}{value}" for name, value in levels.items())]), reserved
+    )
     return PlannedRun(cell, levels, _placed(path, {**recipe.model_dump(), "run": f"{cell}_seed{seed}"}))
 
 

@@ -195,15 +195,6 @@ def test_random_state_goes_on_where_it_was_taken():
         assert equal(expected, (torch.rand(5, device=device), torch.rand(5)))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_stopped_on_cuda_and_resumed_equals_never_stopped(tiny, tmp_path):
-    settings = {"device": "cuda", "precision": "fp32", "attention": "explicit"}
-    expected = execute(tiny(out_dir=str(tmp_path / "whole"), **settings), Lines())
-    with pytest.raises(KeyboardInterrupt):
-        execute(tiny(**settings), SignalAt(signal.SIGINT, (1, 2)))
-    assert_same_end(execute(tiny(**settings), Lines()), expected)
-
-
 def test_other_device_or_versions_are_printed(tiny, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         execute(tiny(), SignalAt(signal.SIGINT, (1, 2)))

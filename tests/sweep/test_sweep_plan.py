@@ -55,6 +55,30 @@ def test_every_combination_is_one_run(sweep):
     assert [run.name for run in read_plan(path).runs] == [run.name for run in plan.runs]
 
 
+def test_arms_are_named_sets_of_parameters(sweep):
+    text = """
+        base: plain.yaml
+        fixed: {{epochs: 2}}
+        arms: {{all_tokens: {{drop_final: 0.0}}, late: {{drop_final: 0.25, drop_block: 1, epochs: 1}}}}
+        {more}
+        seeds: [3, 5]
+    """
+    runs = read_plan(sweep(text.format(more=""))).runs
+    shared = {**TINY, "epochs": 2}
+    late = {**shared, "drop_final": 0.25, "drop_block": 1, "epochs": 1}
+    expected = [Recipe(**{**values, "seed": seed}) for seed in (3, 5) for values in ({**shared, "drop_final": 0}, late)]
+    assert [run.recipe.settings() for run in runs] == [recipe.settings() for recipe in expected]
+    assert [run.name for run in runs[:3]] == ["plain_all_tokens_seed3", "plain_late_seed3", "plain_all_tokens_seed5"]
+    crossed = read_plan(sweep(text.format(more="factors: {lr: [0.1, 0.2]}"))).runs
+    assert [run.cell for run in crossed[:2]] == ["plain_all_tokens_lr0.1", "plain_all_tokens_lr0.2"]
+    assert len(crossed) == 8
+
+
+def test_the_command_line_does_not_undo_an_arm(sweep):
+    with pytest.raises(SweepError, match="lr is set by arm fast; the command line must not set it too"):
+        read_plan(sweep("{base: plain.yaml, arms: {fast: {lr: 0.1}}, seeds: [0]}"), ["lr=0.2"])
+
+
 def test_command_line_replaces_fixed_replaces_base(sweep, tmp_path, monkeypatch):
     path = sweep("{base: plain.yaml, fixed: {epochs: 2, lr: 0.5}, seeds: [0]}")
     (run,) = read_plan(path, ["lr=4e-4", f"out_dir={tmp_path}"]).runs
@@ -87,6 +111,12 @@ def test_command_line_replaces_fixed_replaces_base(sweep, tmp_path, monkeypatch)
         ("{base: plain.yaml, seeds: [0], factors: {out_dir: [a, b]}}", "out_dir cannot be a factor"),
         ("{base: plain.yaml, seeds: [0], fixed: {lr: 0.1}, factors: {lr: [0.1]}}", "lr is a factor; fixed must not"),
         ("{base: plain.yaml, seeds: [0], fixed: {run: mine}}", "fixed must not set run"),
+        ("{base: plain.yaml, seeds: [0], arms: {a: {seed: 3}}}", "seed cannot be set by arm a; seeds have a line"),
+        ("{base: plain.yaml, seeds: [0], arms: {a: {lrr: 3}}}", "lrr cannot be set by arm a; did you mean lr?"),
+        ("{base: plain.yaml, seeds: [0], arms: {'a/b': {lr: 3}}}", "an arm's name is part of a folder's"),
+        ("{base: plain.yaml, seeds: [0], arms: [a, b]}", "arms must be name: {parameter: value, ...} lines"),
+        ("{base: plain.yaml, seeds: [0], arms: {a: {lr: 0.1}}, factors: {lr: [1]}}", "an arm must not set it too"),
+        ("{base: plain.yaml, seeds: [0], arms: {a: {}, b: {}}}", "plain_a_seed0 and plain_b_seed0 are the same"),
         ("{base: plain.yaml, seeds: [0, 1, 0]}", "plain_seed0 is listed twice"),
         ("{base: plain.yaml, seeds: [0], factors: {erase: [0, 0.0]}}", "plain_erase0.0_seed0 is listed twice"),
         ("{base: [plain.yaml, plain.yaml], seeds: [0]}", "plain_seed0 is listed twice"),
