@@ -43,7 +43,13 @@ class FastPath:
         return cls(precision, attention, device.type != "mps", compilation)
 
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model on its device in the memory format of its convolutions."""
+        """The model on its device in the memory format of its convolutions.
+
+        fp32 on CUDA means fp32 from then on, in the whole process: cuDNN would round what convolutions multiply to
+        TF32's 10 bits.
+        """
+        if (device.type, self.precision) == ("cuda", "fp32"):
+            torch.backends.cudnn.allow_tf32 = False
         return model.to(device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
 
     def compile(self, model: nn.Module) -> nn.Module:
