@@ -19,7 +19,7 @@ from ptd_core.machine.ranks import Ranks
 from ptd_core.token_drop import Keep
 from ptd_core.tokens.given import Giver
 
-GRAPHS = 3  # of a network: for all tokens, for the first number of kept tokens, and for every other number
+GRAPHS = 3  # of a network and a side: for all tokens, for the first number of kept tokens, and for every other number
 PREPARING_STEPS = 3  # with CUDA graphs the first warms up, the second is recorded, the third replays
 
 
@@ -114,6 +114,8 @@ class TrainingStep:
         if side is not None and side != images.shape[-1]:
             images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
         images = self.normalise(images)
+        if self.path.compilation != "off":  # each size is a graph of its own: torch fails on sizes that vary in one
+            torch._dynamo.mark_static(images)
         with autocast(images.device, self.path.precision):
             self._given = None
             if self.giver is not None and (keep is not None or self.giver.always):
@@ -164,7 +166,7 @@ class Preparation:
         compiles = step.path.compilation != "off"
         if not compiles and (step.ranks.size == 1 or self.done):
             return 0.0
-        early = list(dict.fromkeys(passes))[:GRAPHS] if compiles else []
+        early = _first_graphs(passes) if compiles else []
         start = time.perf_counter()
         for one in dict.fromkeys([*early, passes[-1]]):
             if one not in self.done:
@@ -187,6 +189,15 @@ class Preparation:
             warnings.warn(f"training is not compiled, and slower: {type(error).__name__}: {reason}", stacklevel=2)
             step.give_up_compiling()
             step.prepare(batch, keep, side)
+
+
+def _first_graphs(passes: list[tuple[Keep | None, int]]) -> list[tuple[Keep | None, int]]:
+    """Of each side the first passes, in their order, after which no other makes a new graph."""
+    early = []
+    for one in dict.fromkeys(passes):
+        if [side for _, side in early].count(one[1]) < GRAPHS:
+            early.append(one)
+    return early
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

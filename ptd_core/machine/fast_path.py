@@ -45,11 +45,13 @@ class FastPath:
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
         """The model on its device in the memory format of its convolutions.
 
-        fp32 on CUDA means fp32 from then on, in the whole process: cuDNN would round what convolutions multiply to
-        TF32's 10 bits.
+        On CUDA convolutions are from then on deterministic in the whole process, so that a run which was stopped ends
+        as it would have; and fp32 means fp32: cuDNN would round what they multiply to TF32's 10 bits.
         """
-        if (device.type, self.precision) == ("cuda", "fp32"):
-            torch.backends.cudnn.allow_tf32 = False
+        if device.type == "cuda":
+            torch.backends.cudnn.deterministic = True
+            if self.precision == "fp32":
+                torch.backends.cudnn.allow_tf32 = False
         return model.to(device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
 
     def compile(self, model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Training on a CUDA device: equal to the CPU in fp32, compiled equal to uncompiled, and resumed equal to never stopped.
+"""Training on CUDA: equal to the CPU in fp32, compiled equal to uncompiled, and resumed equal to never stopped.
 
 These need nothing but the library itself and pytest, so that they run where there is no Jupyter.
 """
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 FILES = sorted((PROJECT_ROOT / "parameters" / "space").glob("*.yaml"))
 SMALL = {"subset": 160, "test_subset": 60, "batch_size": 32, "epochs": 4, "warmup_epochs": 0, "drop_start": 0,
          "drop_end": 2, "dropout": 0.0, "drop_path": 0.0, "precision": "fp32", "attention": "explicit"}  # fmt: skip
+CURVED = ("polynomial", "cosine", "reversed")
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -28,17 +29,12 @@ def recipe_of(path, folder, **settings):
     small = {name: value for name, value in SMALL.items() if name != "drop_end" or read.drop_shape in CURVED}
     if read.drop_shape == "cyclic":
         small["drop_cycle"] = 2
-    return read.replace(**small, out_dir=str(folder), **settings)
+    return read.replace(**{**small, "out_dir": str(folder), **settings})
 
 
-CURVED = ("polynomial", "cosine", "reversed")
-
-
-def trainer_on(device, path, folder, dataset_of={}):
+def trainer_on(device, path, folder):
     recipe = recipe_of(path, folder, device=device, compilation="off")
-    if "shapes" not in dataset_of:
-        dataset_of["shapes"] = recipe.load_dataset()
-    return Trainer(recipe, dataset_of["shapes"])
+    return Trainer(recipe, recipe.load_dataset())
 
 
 @every_file

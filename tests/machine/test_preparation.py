@@ -40,6 +40,32 @@ def test_each_step_is_prepared_once_and_a_resumed_run_begins_as_it_would_have(as
         assert as_if_compiled == expected
 
 
+def test_a_resumed_run_prepares_the_first_steps_of_every_image_size(monkeypatch, as_if_compiled, tiny, tiny_shapes):
+    recipe = tiny(**{**CURRICULUM, "epochs": 12, "drop_end": 12, "size_stages": "8/16 at 50/50", "subset": 160},
+                  drop_gamma=1.0, dropout=0.0, eval_every=12, ema_decay=0.0)  # fmt: skip
+    assert recipe.sides == [8] * 6 + [16] * 6
+    sized = []
+    monkeypatch.setattr(TrainingStep, "prepare", lambda self, batch, keep, side: sized.append((keep, side)))
+    trainer = Trainer(recipe, tiny_shapes)
+    trainer.next_epoch = 10
+    list(trainer.epochs())
+    passes = list(dict.fromkeys(zip(recipe.keeps, recipe.sides)))
+    small, large = ([one for one in passes if one[1] == side] for side in (8, 16))
+    assert sized == [*small[:3], *large[:3], *large[4:]]
+
+
+@pytest.mark.slow
+def test_images_that_grow_compile_and_train_as_uncompiled(tiny, tiny_shapes):
+    sizes = {"epochs": 4, "size_stages": "8/16 at 50/50", "drop_start": 0, "drop_end": 4}
+    losses = []
+    for compilation in ("off", "inductor"):
+        run = execute(tiny(run=compilation, compilation=compilation, dropout=0.0, drop_path=0.0, **sizes),
+                      dataset=tiny_shapes)  # fmt: skip
+        losses.append([record.train_loss for record in run.records])
+    assert run.record.compilation == "inductor"
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def without_compiler(monkeypatch, error):
     def fail(*_):
         raise error
