@@ -1,9 +1,10 @@
 """Progressive Token Drop: train a vision transformer on fewer tokens, by a curriculum, evaluate on all of them.
 
 Read in this order: `schedule` (how many tokens, when), `saliency` (which), `token_drop` (a policy around any ViT),
-`model` (a ViT), `cost` (what it saves), `recipe` (every setting), `step`, `trainer`, `evaluate`, `run`. The rooms:
-`data` (images to batches), `machine` (devices, precision, processes), `records` (what a run writes), `views`
-(figures and explorers), `chapter` (what notebooks need), `sweep` (many runs), `bench` (measurements).
+`model` (a ViT), `cost` (what it saves), `recipe` (every setting), `step`, `trainer`, `run`, `evaluate`. The rooms:
+`data` (images to batches), `machine` (devices, precision, processes), `records` (what a run writes), `evaluation`
+(accuracy, attention maps), `views` (figures and explorers), `chapter` (what notebooks need), `sweep` (many runs),
+`bench` (measurements).
 
 Importing it registers `hybrid_vit` with timm.
 """

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ptd_core.data.batches import Batches
 from ptd_core.data.dataset import Dataset, Split
 from ptd_core.errors import DataError, TrainingError
-from ptd_core.evaluate import accuracy
+from ptd_core.evaluation.accuracy import accuracy
 from ptd_core.machine.device import check_mps_linear, synchronize
 from ptd_core.machine.fast_path import FastPath, keep_freed_memory
 from ptd_core.machine.randomness import seeded, torch_seed

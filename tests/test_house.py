@@ -17,11 +17,11 @@ FLOORS = [
     {"token_drop"},
     {"model", "data", "records"},
     {"cost", "step", "rivals", "recipe"},
-    {"evaluate"},
+    {"evaluation"},
     {"trainer", "views"},
     {"progress", "bench"},
     {"run"},
-    {"chapter", "sweep", "compare", "reproduce", "publish", "site"},
+    {"chapter", "sweep", "compare", "evaluate", "reproduce", "publish", "site"},
     {"__main__", "__init__"},
 ]
 TAKE_WHAT_THEY_USE = {"machine", "data", "records", "cost", "step", "rivals"}  # not the whole Recipe

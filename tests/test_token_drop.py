@@ -8,7 +8,7 @@ from definition import assert_same_with_gradients, normed
 from test_model import small
 
 from ptd_core import token_drop
-from ptd_core.evaluate import attention_maps
+from ptd_core.evaluation.attention_maps import attention_maps
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.saliency import gather_tokens
 from ptd_core.token_drop import TokenDrop, TokenDropViT

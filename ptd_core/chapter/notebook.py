@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ptd_core.chapter.claims import claims_markdown
 from ptd_core.chapter.namespace import names, read_recipe
 from ptd_core.cost import run_training_cost
-from ptd_core.evaluate import attention_maps
+from ptd_core.evaluation.attention_maps import attention_maps
 from ptd_core.progress import duration
 from ptd_core.run import Run
 from ptd_core.saliency import kept_mask, object_coverage

@@ -23,7 +23,7 @@ class Giver(Protocol):
 
     always: bool
 
-    def __call__(self, images: Tensor, masks: Tensor | None) -> Tensor:
+    def __call__(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
         """Normalised images (B, 3, S, S), their objects' masks bool (B, S, S) -> scores (B, g * g)."""
 
     def learn(self, scores: Tensor, ranks: Ranks) -> None:
@@ -69,7 +69,7 @@ class AveragedAttention(_Stateless):
         self.averaged, self.block = averaged, block
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, masks: Tensor | None) -> Tensor:
+    def __call__(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
         rows_BHT = class_attention_row(self.averaged, images, self.block)
         return rows_BHT.mean(dim=1)[:, self.averaged.num_prefix_tokens :].float()
 
@@ -87,7 +87,7 @@ class Gradient:
         self.stride = stride
         self.mean_gg = torch.full((grid, grid), UNSEEN, device=device)
 
-    def __call__(self, images: Tensor, masks: Tensor | None) -> Tensor:
+    def __call__(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
         return _regrid(self.mean_gg, images.shape[-1] // self.stride).flatten().repeat(len(images), 1).requires_grad_()
 
     def learn(self, scores: Tensor, ranks: Ranks) -> None:

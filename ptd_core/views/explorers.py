@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ptd_core.cost import cost
 from ptd_core.data.dataset import Split
-from ptd_core.evaluate import attention_maps
+from ptd_core.evaluation.attention_maps import attention_maps
 from ptd_core.model import HybridViT, ViTConfig
 from ptd_core.recipe import Recipe
 from ptd_core.schedule import DropSchedule

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ptd_core.data.dataset import Dataset, Split
-from ptd_core.evaluate import attention_maps
+from ptd_core.evaluation.attention_maps import attention_maps
 from ptd_core.paths import readable
 from ptd_core.saliency import kept_mask, object_coverage
 from ptd_core.views.style import BLUE, RED, new_figure, styled

@@ -20,7 +20,7 @@ from torch import nn
 from ptd_core.__main__ import main
 from ptd_core.data.dataset import Split
 from ptd_core.errors import LaunchError, RecipeError
-from ptd_core.evaluate import accuracy
+from ptd_core.evaluation.accuracy import accuracy
 from ptd_core.machine.ranks import Ranks
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.history import read_csv

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ptd_core.data.dataset import Split
-from ptd_core.evaluate import attention_maps
+from ptd_core.evaluation.attention_maps import attention_maps
 from ptd_core.records.history import NAN, EpochRecord
 from ptd_core.saliency import kept_mask, object_coverage
 from ptd_core.schedule import DropSchedule

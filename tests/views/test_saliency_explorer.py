@@ -14,7 +14,7 @@ from PIL import Image
 
 from ptd_core.chapter import widgets
 from ptd_core.errors import DataError
-from ptd_core.evaluate import attention_maps
+from ptd_core.evaluation.attention_maps import attention_maps
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
 from ptd_core.run import execute
