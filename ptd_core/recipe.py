@@ -435,6 +435,10 @@ class Recipe(BaseModel):
         """A copy with other values, checked as every recipe is. Raises RecipeError."""
         return type(self).from_values({**self.model_dump(), **changes})
 
+    def overridden(self, overrides: list[str]) -> "Recipe":
+        """A copy with other values from `name=value` texts of a command line. Raises RecipeError."""
+        return type(self).from_values({**self.model_dump(), **self._from_strings(overrides)}, source="command line")
+
     def model_copy(self, *, update: dict[str, Any] | None = None, deep: bool = False) -> "Recipe":
         """pydantic's own, which would not check; values here are plain, so `deep` changes nothing."""
         return self.replace(**(update or {}))

@@ -121,13 +121,18 @@ def load_model(run: str, out_dir: str = "") -> HybridViT:
     record = RunRecord.read(folder)
     if record is None:
         raise OutputError(f"{folder}: holds no run with a {run_record.FILE}")
+    return load_weights(folder, record)
+
+
+def load_weights(folder: Path, record: RunRecord) -> HybridViT:
+    """`load_model` of the run in a folder, whose record was read."""
     file = Checkpoints(folder).weights
     try:
         weights = safetensors.torch.load_file(file)
         model = build_model(Recipe.from_values(record.recipe, source=str(folder)), len(weights["head.weight"]))
         model.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        raise OutputError(f"{file}: cannot be read as the weights of {run} ({error})") from None
+        raise OutputError(f"{file}: cannot be read as the weights of {record.run} ({error})") from None
     return model.eval()
 
 

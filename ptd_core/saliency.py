@@ -171,6 +171,13 @@ def kept_mask(saliency_BGG: Tensor, keep: int) -> Tensor:
     return mask.view_as(saliency_BGG)
 
 
+def places_mask(place_BK: Tensor, grid: int) -> Tensor:
+    """Places in the image, counted row by row, -1 for none (B, K) -> bool (B, grid, grid), true where one is."""
+    mask = torch.zeros(len(place_BK), grid * grid + 1, dtype=torch.bool, device=place_BK.device)
+    mask.scatter_(1, place_BK.where(place_BK >= 0, grid * grid), True)
+    return mask[:, :-1].unflatten(1, (grid, grid))
+
+
 def object_coverage(kept_BGG: Tensor, objects_BSS: Tensor) -> float:
     """The share of all object pixels (B, S, S) that lie under kept tokens; random tokens would score about k / N."""
     pixels = objects_BSS.shape[-1] // kept_BGG.shape[-1]

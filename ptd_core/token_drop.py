@@ -164,10 +164,13 @@ class TokenDropViT(nn.Module):
         """Tokens after the last block and norm: (B, P + those that are left, E)."""
         return self.vit.norm(self.run_blocks(images, keep, given_BG)[0])
 
-    def run_blocks(self, images: Tensor, keep: Keep | None, given_BG: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def run_blocks(
+        self, images: Tensor, keep: Keep | None, given_BG: Tensor | None = None, kept: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Tokens after the last block (B, P + n, E), and the place of each patch token among them in the image (B, n).
 
-        A place counts the image's patch tokens row by row; it is -1 for a token fused of several.
+        A place counts the image's patch tokens row by row; it is -1 for a token fused of several. kept: a list that
+        gets the places of the tokens that each dropping block keeps, (B, keep[i]), also of a block that keeps all.
         """
         x_BTE = vit_parts.embed(self.vit, images)
         patches = x_BTE.shape[1] - self.vit.num_prefix_tokens
@@ -188,10 +191,14 @@ class TokenDropViT(nn.Module):
             if number == back:
                 (x_BTE, place_BN), back = _rejoin(*waiting, x_BTE), None
             if number not in drops:
+                if kept is not None and number in self.drop.blocks:
+                    kept.append(place_BN)
                 x_BTE = run(block, x_BTE)
                 continue
             came = x_BTE, place_BN
             x_BTE, place_BN, index_BK = run(drops[number], x_BTE, place_BN)
+            if kept is not None:
+                kept.append(places_left("discard", came[1], index_BK, self.vit.num_prefix_tokens))
             if self.drop.fate in PUT_BACK:
                 waiting, back = (*came, index_BK), self.drop.until or number + 1
         if back is not None:  # after the last block

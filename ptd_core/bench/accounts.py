@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 
 from ptd_core.bench.candidates import PEER_RATIOS, candidates
-from ptd_core.bench.clock import interleave, with_times
 from ptd_core.bench.memory import peak_of
 from ptd_core.bench.plain import PilImages
 from ptd_core.bench.workload import Workload
 from ptd_core.data.augment import augment_epoch
+from ptd_core.machine.clock import interleave, with_times
 from ptd_core.machine.device import synchronize
 from ptd_core.step import WarmupEma
 

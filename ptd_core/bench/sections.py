@@ -8,9 +8,9 @@ import torch
 from ptd_core.bench.accounts import augmentation, ledger, memory
 from ptd_core.bench.apart import Apart
 from ptd_core.bench.candidates import PEER_RATIOS, candidates
-from ptd_core.bench.clock import interleave, with_times
 from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.cost import cost
+from ptd_core.machine.clock import interleave, with_times
 from ptd_core.machine.fast_path import multiplies_bf16
 from ptd_core.model import ATTENTION_KERNELS, HybridViT
 from ptd_core.step import autocast

@@ -55,10 +55,14 @@ def accuracy(
             if len(images):  # the last batch may hold fewer than there are processes
                 with autocast(images.device, precision):
                     images = normalise(images.float() / 255)
-                    given = () if giver is None else (giver(images, *masks),)
-                    logits = model(images) if keep is None else model(images, keep, *given)
+                    logits = model(images) if keep is None else model(images, keep, *_given(giver, images, masks))
                 loss += F.cross_entropy(logits.float(), labels, reduction="sum")
                 correct += (logits.argmax(dim=1) == labels).sum()
             after_batch()
     loss, correct = ranks.sum(torch.stack([loss, correct])).tolist()
     return loss / len(split), 100 * correct / len(split)
+
+
+def _given(giver: Giver | None, images: Tensor, masks: list[Tensor]) -> tuple[Tensor, ...]:
+    """What a giver gives for normalised images and, if anybody knows them, the masks of their objects."""
+    return () if giver is None else (giver(images, *(mask.to(images.device) for mask in masks)).detach(),)

@@ -152,10 +152,16 @@ def read_cells(folders: list[Path]) -> list[Cell]:
     cells = [(folder, cell) for folder in sweeps for cell in group(read_runs(folder))]
     names = _distinct([(cell.name, f"{folder}: {cell.name}") for folder, cell in cells])
     named = [Cell(name, cell.runs) for name, (_, cell) in zip(names, cells)]
-    return named + _cells_of_runs([folder for folder in folders if folder not in sweeps])
+    found = runs_by_cell([folder for folder in folders if folder not in sweeps])
+    return named + [Cell(name, [FinishedRun.of(record, name) for _, record in runs]) for name, runs in found.items()]
 
 
-def _cells_of_runs(folders: list[Path]) -> list[Cell]:
+def runs_by_cell(folders: list[Path]) -> dict[str, list[tuple[Path, RunRecord]]]:
+    """Finished runs, ordered by seed, under the name of their cell: the runs of one recipe that differ in their seed.
+
+    A copy of a run counts once. Raises OutputError for a folder without a finished run, and for one recipe with one
+    seed that was run twice.
+    """
     groups: dict[str, dict[int, tuple[Path, RunRecord]]] = {}
     for folder in folders:
         record = RunRecord.read(folder)
@@ -168,16 +174,13 @@ def _cells_of_runs(folders: list[Path]) -> list[Cell]:
         same = json.dumps([settings, record.precision, record.data], sort_keys=True)
         of_seed = groups.setdefault(same, {})
         earlier, known = of_seed.setdefault(record.seed, (folder, record))
-        if known != record:  # a copy of a run counts once
+        if known != record:
             raise OutputError(f"{earlier} and {folder}: are one recipe with one seed, run twice; give one of them")
     firsts = [of_seed[min(of_seed)] for of_seed in groups.values()]
     names = _distinct(
         [(first.run, f"{first.run} ({first.precision})", f"{folder}: {first.run}") for folder, first in firsts]
     )
-    return [
-        Cell(name, [FinishedRun.of(record, name) for record in (of_seed[seed][1] for seed in sorted(of_seed))])
-        for name, of_seed in zip(names, groups.values())
-    ]
+    return {name: [of_seed[seed] for seed in sorted(of_seed)] for name, of_seed in zip(names, groups.values())}
 
 
 def _distinct(names: list[tuple[str, ...]]) -> list[str]:

@@ -32,6 +32,15 @@ def write_atomically(path: Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """A folder and those above it. Raises OutputError if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: bytes that no name can have
+        why = getattr(error, "strerror", None) or error
+        raise OutputError(f"{folder}: cannot be made ({why})") from None
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's names to the disk, so that a rename outlives a power cut, where the file system can do that."""
     if os.name == "nt":  # folders cannot be opened there

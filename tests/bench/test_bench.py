@@ -17,11 +17,11 @@ from ptd_core import trainer
 from ptd_core.bench import __main__ as bench
 from ptd_core.bench import accounts
 from ptd_core.bench.candidates import candidates
-from ptd_core.bench.clock import WARM_UP, Timing, interleave, warm_up
 from ptd_core.bench.memory import peak_of
 from ptd_core.bench.plain import plain_step
 from ptd_core.bench.plain_vit import PlainViT
 from ptd_core.bench.workload import Workload, random_images
+from ptd_core.machine.clock import WARM_UP, Timing, interleave, warm_up
 from ptd_core.machine.fast_path import FastPath
 from ptd_core.model import HybridViT
 from ptd_core.recipe import Recipe

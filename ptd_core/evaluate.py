@@ -1,0 +1,94 @@
+"""python -m ptd_core.evaluate RUN_FOLDER ... [keep=1,.75,.5] [name=value,value ...]: trained models on fewer tokens.
+
+Test accuracy, speed and, on generated shapes, the share of the object under the kept tokens, of finished runs that were
+trained with token drop or without. Each run drops tokens as it did in training, or as the settings say:
+drop_score=class_attention,random drop_block=0,1 are four ways, drop_method=tome merges. keep: shares of the patch
+tokens, or numbers of them; 1 is all. data_dir, device and precision are taken too. Runs that differ in their seed
+only are one row of the table; --to FOLDER writes evaluation.csv and evaluation.png.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ptd_core.errors import PTDError, RecipeError
+from ptd_core.evaluation import table
+from ptd_core.evaluation.policies import points, policies
+from ptd_core.evaluation.table import Row
+from ptd_core.evaluation.ways import rows_of
+from ptd_core.machine.device import resolve_device
+from ptd_core.progress import say
+from ptd_core.recipe import Recipe
+from ptd_core.records.cells import runs_by_cell
+from ptd_core.records.files import make_folder
+from ptd_core.records.run_record import refuse_other_data
+from ptd_core.run import load_weights
+from ptd_core.views.fewer_tokens import fewer_tokens_figure
+from ptd_core.views.style import save_figure
+
+KEEP = "1,.9,.8,.7,.6,.5,.4,.3"
+HERE = ("data_dir", "device", "precision", "attention", "download")  # settings of this machine
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ptd_core.evaluate", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN_FOLDER|name=value", help="such as runs/ptd_small keep=1,.5")
+    parser.add_argument("--images", type=int, default=0, help="test images, class-balanced; by default all")
+    parser.add_argument("--rounds", type=int, default=5, help="samples of each speed; 0: speed is not measured")
+    parser.add_argument("--to", type=Path, help="folder for evaluation.csv and evaluation.png")
+    options = parser.parse_args(arguments)
+    if options.images < 0 or options.rounds < 0:
+        parser.error(f"--images and --rounds must not be negative; got {options.images} and {options.rounds}")
+    settings = [text for text in options.runs if "=" in text and not os.path.exists(text)]
+    once = {os.path.realpath(text): Path(text) for text in options.runs if text not in settings}
+    try:
+        if options.to:  # before anything is computed
+            make_folder(options.to)
+        rows = evaluate_runs(list(once.values()), settings, options.images, options.rounds)
+        if options.to:
+            table.write(rows, options.to)
+            save_figure(fewer_tokens_figure(rows), options.to / "evaluation.png")
+    except PTDError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    say(table.markdown(rows))
+    if options.to:
+        say(f"table and picture: {options.to}")
+    return 0
+
+
+def evaluate_runs(folders: list[Path], settings: list[str], images: int = 0, rounds: int = 0) -> list[Row]:
+    """Rows of finished runs, evaluated in every way that `settings`, `name=value,value` texts, ask for.
+
+    images: of the test set, class-balanced; 0: all. rounds: samples of each speed, in the first run of a cell.
+    All that is asked for is checked before the first run is evaluated. Raises RecipeError, DataError, DeviceError or
+    OutputError.
+    """
+    if not folders:
+        raise RecipeError("command line: name at least one run's folder")
+    keeps = [text.removeprefix("keep=") for text in settings if text.startswith("keep=")] or [KEEP]
+    if len(keeps) > 1:
+        raise RecipeError("command line: keep is given twice; several are written keep=1,.5")
+    here = [text for text in settings if text.partition("=")[0] in HERE]
+    asked = [text for text in settings if text not in here and not text.startswith("keep=")]
+    planned = []
+    for cell, runs in runs_by_cell(folders).items():
+        for number, (folder, record) in enumerate(runs):
+            recipe = Recipe.from_values(record.recipe, source=str(folder)).overridden(here)
+            resolve_device(recipe.device)
+            ways = [point for policy in policies(recipe, asked) for point in points(policy, keeps[0].split(","))]
+            planned.append((cell, folder, record, recipe, ways, 0 if number else rounds))
+    rows, data = [], {}
+    for cell, folder, record, recipe, ways, rounds_here in planned:
+        key = recipe.dataset, recipe.data_dir, recipe.image_size, recipe.subset, recipe.test_subset
+        if key not in data:
+            data = {key: recipe.load_dataset()}  # of runs in a row; no more than one data set is held
+        refuse_other_data(data[key].digest, record.data, folder)
+        found = rows_of(load_weights(folder, record), recipe, data[key], ways, images=images, rounds=rounds_here)
+        rows += [Row(run=record.run, cell=cell, seed=record.seed, **values) for values in found]
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())
