@@ -8,6 +8,7 @@ import torch
 from ptd_core.bench.accounts import augmentation, ledger, memory
 from ptd_core.bench.apart import Apart
 from ptd_core.bench.candidates import PEER_RATIOS, candidates
+from ptd_core.bench.space import space
 from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.cost import cost
 from ptd_core.machine.clock import interleave, with_times
@@ -132,4 +133,5 @@ def growth(work: Workload, rounds: int) -> list[dict]:
 SECTIONS = {
     "paths": paths, "steps": steps, "lengths": lengths, "peers": peers, "ledger": ledger,
     "augmentation": augmentation, "memory": memory, "growth": growth,
+    "space": space,
 }  # fmt: skip

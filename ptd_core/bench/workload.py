@@ -70,7 +70,17 @@ class Workload:
         decay = self.recipe.ema_decay
         # As the trainer does: the ViT is averaged, not what runs it.
         model = network.vit if isinstance(network, TokenDropViT) else network
-        average = WarmupEma(model, decay=decay) if decay else None
+        return self._whole(step, keep, model, WarmupEma(model, decay=decay) if decay else None)
+
+    def trainers_step(self, keep: Keep | None) -> Callable[[], None]:
+        """The trainer's own, with its network, by whatever method it drops tokens, and whoever gives its score."""
+        trainer = self.trainer
+        trainer.step.network.train()
+        return self._whole(trainer.step, keep, trainer.model, trainer.averaged)
+
+    def _whole(
+        self, step: TrainingStep, keep: Keep | None, model: nn.Module, average: WarmupEma | None
+    ) -> Callable[[], None]:
         batches, count = self.batches(), itertools.count()
 
         def run() -> None:
