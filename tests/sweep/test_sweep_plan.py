@@ -12,7 +12,7 @@ from ptd_core.recipe import Recipe
 from ptd_core.records.folders import NAME
 from ptd_core.sweep.plan import FACTORS, read_plan
 
-SWEEPS = sorted((ROOT / "parameters" / "sweeps").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "parameters" / "sweeps").rglob("*.yaml"))
 
 
 @pytest.fixture
@@ -175,10 +175,12 @@ def test_everything_that_decides_a_result_can_be_a_factor():
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_shipped_sweeps(path):
-    assert f"python -m ptd_core.sweep parameters/sweeps/{path.name}" in path.read_text()
+    assert f"python -m ptd_core.sweep {path.relative_to(ROOT)}" in path.read_text()
     plan = read_plan(path)
     assert f"# {len(plan.runs)} runs" in path.read_text()
-    assert len(plan.runs) == 3 * len({run.cell for run in plan.runs})
+    seeds = {run.recipe.seed for run in plan.runs}  # every cell has all of them
+    assert len(plan.runs) == len(seeds) * len({run.cell for run in plan.runs})
+    assert seeds <= set(range(20))
 
 
 def test_long_names_are_cut_and_end_in_a_hash(sweep):
