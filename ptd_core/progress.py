@@ -49,8 +49,12 @@ def printable(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print at once, whatever the terminal's encoding is."""
-    print(printable(text), flush=True)
+    """Print at once, whatever the terminal's encoding is; where nobody reads any more (`| head`), to nowhere."""
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:
+        # Python flushes what it could not print once more at its end: into nowhere, too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Progress:

@@ -13,6 +13,7 @@ from ptd_core.cost import cost
 from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.progress import Estimate, Progress, somebody_watches
 from ptd_core.records.history import NAN, EpochRecord
+from ptd_core.records.run_record import RunRecord
 from ptd_core.trainer import Trainer
 
 RECORD = EpochRecord(4, 1e-3, 0.1, 41, 2.5, 30.0, 44.0, 2.2, 40.0, 2.1, 42.5, 10.0, 0.5, 1.0, 400.0)
@@ -107,3 +108,17 @@ def test_estimate_scales_steps_by_their_operations(tiny, tiny_shapes):
     assert estimate.seconds(2.0, 2) == pytest.approx(2.0 * per_epoch)
     assert estimate.seconds(2.0, 0, done=1) == pytest.approx(2.0 * 2 * per_epoch)
     assert estimate.seconds(2.0, 2, done=1) == 0
+
+
+def test_a_run_whose_reader_has_gone_ends_well(tiny, tmp_path):
+    """python -m ptd_core ... | head -1"""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(tiny(epochs=2).model_dump()))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ptd_core", str(recipe)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline().startswith(b"run ")
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+    assert RunRecord.read(tmp_path / "runs" / "tiny").finished
