@@ -15,6 +15,7 @@ from ptd_core.data.load import load
 from ptd_core.records.cells import Cell, FinishedRun
 from ptd_core.trainer import build_model
 from ptd_core.views.comparison import comparison_figure
+from ptd_core.views.dropping import Dropping
 from ptd_core.views.explorers import Shown, saliency_page
 from ptd_core.views.maps import saliency_figure, sample_figure
 from ptd_core.views.style import save_figure
@@ -52,7 +53,9 @@ def test_names_are_drawn_as_they_are(split, tmp_path):
 
 def test_no_name_can_end_the_data_of_a_page(tiny, split):
     models = {NAMES[4]: build_model(tiny(), 10)}
-    page = saliency_page(tiny(), Shown(split, NAMES, [True] * 10), models, split.images / 255, NAMES, NAMES[5])
+    page = saliency_page(
+        Dropping.of(tiny()), Shown(split, NAMES, [True] * 10), models, split.images / 255, NAMES, NAMES[5]
+    )
     page.encode()  # as it is written
     data = page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
     assert "<" not in data and page.count("<!--") == 0
