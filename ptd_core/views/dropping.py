@@ -84,7 +84,8 @@ def policy_sentence(policy: TokenDrop) -> str:
     keeps = "keeps" if len(policy.blocks) == 1 else "keep"
     if policy.fate == "bypass":
         first, last = policy.blocks[0], policy.until - 1
-        others = f"the others skip blocks {first} to {last} and return after block {last}"
+        where = f"blocks {first} to {last} and return after block {last}"
+        others = f"the others skip {where if last > first else f'block {first} and return after it'}"
     else:
         others = _FATES[policy.fate]
     return f"In this run {blocks_name(policy.blocks)} {keeps} tokens {by}; {others}."
