@@ -46,7 +46,7 @@ def timm_vit(**options):
     return timm.create_model("vit_tiny_patch16_224", **{**TIMM_SMALL, "num_classes": 10, **options}).eval()
 
 
-def cells(page, kind, panel=2):
+def cells(page, kind):
     """Places of the cells of a kind: absent in the map, dropped in the image."""
     found = page.locator(f"rect.{kind}").evaluate_all("all => all.map((c) => [c.y.baseVal.value, c.x.baseVal.value])")
     left = {"absent": 218, "dropped": 502}[kind]
