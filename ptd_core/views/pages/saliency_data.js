@@ -31,7 +31,7 @@ function saliencyData(data) {
     const { image, block, keep, why } = choice;
     const shown = choice.drop ? inRun(view, choice) : alone(view, choice);
     const answers = `${truth(view, image)}; answers ${best(view, image)}`;
-    const of = shown.reaching < tokens ? `the ${shown.reaching} tokens that reach block ${block}` : `${tokens} tokens`;
+    const of = shown.reached.size < tokens ? `the ${shown.reaching} tokens that reach block ${block}` : `${tokens} tokens`;
     const fused = keep - shown.kept.size; // a fused token among the kept has no place in the image
     const marked = `${keep} of ${of} kept (${why})${fused ? ", one of them fused of several" : ""}`;
     return { ...shown, label: view.label, answers, sentence: `${answers}. ${marked}${covered(shown.kept, image)}.` };

@@ -82,7 +82,7 @@ function saliencyPicture(data, picture) {
     return `#${data.colours.slice(6 * level, 6 * level + 6)}`;
   }
 
-  function colourBar({ lowest, highest, reaching }, unit, { x, y }, panel) {
+  function colourBar({ lowest, highest, reached }, unit, { x, y }, panel) {
     const left = x + panel + 8;
     const step = panel / 64;
     const bar = Array.from({ length: 64 }, (_, number) =>
@@ -95,8 +95,9 @@ function saliencyPicture(data, picture) {
       }),
     );
     const text = (value, height) => shape("text", { x: left + 16, y: y + height, class: "tick" }, value);
+    const grey = shape("text", { x, y: y + panel + 13, class: "tick" }, "grey: no token reaches this block");
     const texts = [text(number(highest), 10), text(unit, panel / 2 + 4), text(number(lowest), panel)];
-    return [...bar, ...texts, ...(reaching < tokens ? [text("grey: none", panel - 18)] : [])];
+    return [...bar, ...texts, ...(reached.size < tokens ? [grey] : [])];
   }
 
   function number(value) {
