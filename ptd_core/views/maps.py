@@ -16,6 +16,8 @@ from ptd_core.saliency import kept_mask, object_coverage
 from ptd_core.views.dropping import ATTENTIONS, score_name, score_unit
 from ptd_core.views.style import BLUE, RED, new_figure, styled
 
+DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))  # of the first, second, ... block that drops
+
 
 @styled
 def sample_figure(dataset: Dataset, split: Split, count: int = 12, stamp: str = "") -> Figure:
@@ -100,7 +102,8 @@ def coverage_figure(
         covered = [100 * object_coverage(kept_mask(saliency, keep), objects_BSS) for keep in keeps]
         colour = BLUE if block in dropping else shade
         label = f"block {block}" + (" (drops tokens)" if block in dropping else "")
-        axes.plot([100 * keep / tokens for keep in keeps], covered, color=colour, label=label)
+        style = DASHES[dropping.index(block) % len(DASHES)] if block in dropping else "-"
+        axes.plot([100 * keep / tokens for keep in keeps], covered, color=colour, linestyle=style, label=label)
     axes.plot([0, 100], [0, 100], color=RED, linestyle=":", label="random tokens")
     axes.set(xlabel=f"patch tokens kept (%), by {score_name(score)}", ylabel="object pixels under kept tokens (%)")
     axes.grid()

@@ -92,6 +92,8 @@ def test_coverage_figure_draws_the_top_scores_of_each_block(tiny, tiny_shapes):
     (axes,) = coverage_figure(scores, "attention_received", split.masks, (1,)).axes
     assert [line.get_label() for line in axes.lines] == ["block 0", "block 1 (drops tokens)", "random tokens"]
     assert axes.get_xlabel() == "patch tokens kept (%), by attention received"
+    (both,) = coverage_figure(scores, "norm", split.masks, (0, 1)).axes
+    assert len({line.get_linestyle() for line in both.lines}) == 3  # told apart without colour
     half = axes.lines[1].get_ydata()[9]
     assert half == pytest.approx(100 * object_coverage(kept_mask(scores[1], 32), split.masks))
 
