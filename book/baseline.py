@@ -252,12 +252,14 @@ lr_figure(done.records, done.stamp)
 # that it attends to most. Nothing was dropped in this training: it has learned this without being asked to choose.
 
 # %%
-notebook.saliency(done, block=recipe.depth - 1, keep=max(1, recipe.vit.patch_tokens // 2))
+from ptd_core.token_drop import TokenDrop
+
+notebook.saliency(done, TokenDrop(blocks=(recipe.depth - 1,)), keep=(max(1, recipe.vit.patch_tokens // 2),))
 
 # %% [markdown]
-# Look for yourself: choose an image by click or arrow key, a block, a head or their mean, and a drop ratio to see
-# which tokens it would keep; compare with the weights that training began with. This works outside a live notebook as
-# well.
+# Look for yourself: choose an image by click or arrow key, a score, a block, a head or their mean, and a drop ratio to
+# see which tokens it would keep; compare with the weights that training began with. This works outside a live notebook
+# as well.
 
 # %%
 from ptd_core.chapter import widgets

@@ -319,13 +319,13 @@ lr_figure(done.records, done.stamp)
 # %% [markdown]
 # ## What was kept
 #
-# Which tokens did the trained network find worth keeping? Test images, the class token's attention in the block that
-# drops tokens, and the tokens that the last epoch of training would keep. Where the dataset knows where the object is
+# Which tokens did the trained network find worth keeping? Test images, the scores in each block that drops tokens (here
+# the class token's attention, unless `drop_score` says otherwise), and the tokens that the last epoch with fewer tokens
+# would keep. Where the dataset knows where the object is
 # (`shapes` does), its outline is red.
 
 # %%
-keep = done.records[-1].kept_tokens
-notebook.saliency(done, block=recipe.token_drop.blocks[0], keep=keep)
+notebook.saliency(done)
 
 # %% [markdown]
 # Pictures persuade easily, so here is a number for them, where the truth is known: how much of the object lies under
@@ -333,16 +333,18 @@ notebook.saliency(done, block=recipe.token_drop.blocks[0], keep=keep)
 # diagonal.
 
 # %%
-notebook.coverage(done, keep=keep)
+notebook.coverage(done)
 
 # %% [markdown]
-# A curve above the diagonal means that saliency prefers the object. In block 0 the class token has not seen the image
-# yet: its query is the same for every image, a learned question that each patch answers by its key. In the run of
-# `parameters/demo.yaml` (its figure is `figures/demo/ptd_coverage.png`) that is enough: block 0 covers the objects
-# best, and later blocks, whose tokens have already exchanged their contents, point less and less at places.
+# A curve above the diagonal means that the score prefers the object. With class attention in block 0 the class token
+# has not seen the image yet: its query is the same for every image, a learned question that each patch answers by its
+# key. In the run of `parameters/demo.yaml` (its figure is `figures/demo/ptd_coverage.png`) that is enough: block 0
+# covers the objects best, and later blocks, whose tokens have already exchanged their contents, point less and less at
+# places.
 #
-# Look for yourself: choose an image by click or arrow key, a block, a head or their mean, a drop ratio or the epoch
-# whose ratio it was; compare with the first epoch, or with no training. Outside a live notebook this works as well.
+# Look for yourself: choose an image by click or arrow key, a score, a block, a head or their mean, a drop ratio or the
+# epoch whose ratio it was; a run that drops in several blocks is shown as it drops, each block with the tokens that
+# reach it; compare with the first epoch, or with no training. Outside a live notebook this works as well.
 
 # %%
 widgets.saliency_explorer(done)

@@ -35,6 +35,19 @@ class Seen:
     given_BG: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What a block that drops tokens chose.
+
+    place_BN: int64, where in the image each patch token that reached it comes from, as in `Seen`. scores_BN: their
+    scores. kept_BK: the places of those that it kept.
+    """
+
+    place_BN: Tensor
+    scores_BN: Tensor
+    kept_BK: Tensor
+
+
 def attention_rows(query_BHnD: Tensor, key_BHTD: Tensor) -> Tensor:
     """Rows of softmaxed attention for some queries: (B, H, n, T)."""
     scale = query_BHnD.shape[-1] ** -0.5

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ptd_core.errors import did_you_mean
-from ptd_core.saliency import ASK_THE_CLASS_TOKEN, SCORES, SIGNED, Seen, gather_tokens, kept_tokens
+from ptd_core.saliency import ASK_THE_CLASS_TOKEN, SCORES, SIGNED, Chosen, Seen, gather_tokens, kept_tokens
 from ptd_core.tokens import vit_parts
 from ptd_core.tokens.choices import CHOICES
 from ptd_core.tokens.fates import FATES, PUT_BACK, REDUCE, discard, places_left, put_back
@@ -165,12 +165,12 @@ class TokenDropViT(nn.Module):
         return self.vit.norm(self.run_blocks(images, keep, given_BG)[0])
 
     def run_blocks(
-        self, images: Tensor, keep: Keep | None, given_BG: Tensor | None = None, kept: list[Tensor] | None = None
+        self, images: Tensor, keep: Keep | None, given_BG: Tensor | None = None, trace: list[Chosen] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Tokens after the last block (B, P + n, E), and the place of each patch token among them in the image (B, n).
 
-        A place counts the image's patch tokens row by row; it is -1 for a token fused of several. kept: a list that
-        gets the places of the tokens that each dropping block keeps, (B, keep[i]), also of a block that keeps all.
+        A place counts the image's patch tokens row by row; it is -1 for a token fused of several. trace: a list that
+        gets what each dropping block chose, also of one that keeps all, which is scored for this alone. No gradient.
         """
         x_BTE = vit_parts.embed(self.vit, images)
         patches = x_BTE.shape[1] - self.vit.num_prefix_tokens
@@ -179,8 +179,10 @@ class TokenDropViT(nn.Module):
             gate_BG = 1 + (given_BG - given_BG.detach())  # ones, whose gradient is sum_E dloss/dx x
             x_BTE = torch.cat([x_BTE[:, :-patches], x_BTE[:, -patches:] * gate_BG.unsqueeze(-1)], dim=1)
         keep = keep or (patches,) * len(self.drop.blocks)
+        see = partial(Seen, prefix=x_BTE.shape[1] - patches, grid=math.isqrt(patches), given_BG=given_BG)
+        drop = partial(self._drop, see=see, trace=trace)
         drops = {
-            block: partial(self._drop, self.vit.blocks[block], keep=kept, grid=math.isqrt(patches), given_BG=given_BG)
+            block: partial(drop, self.vit.blocks[block], keep=kept)
             for block, kept, reaching in zip(self.drop.blocks, keep, self.drop.reaching(keep, patches))
             if kept < reaching
         }
@@ -191,14 +193,12 @@ class TokenDropViT(nn.Module):
             if number == back:
                 (x_BTE, place_BN), back = _rejoin(*waiting, x_BTE), None
             if number not in drops:
-                if kept is not None and number in self.drop.blocks:
-                    kept.append(place_BN)
+                if trace is not None and number in self.drop.blocks:
+                    drop(block, x_BTE, place_BN, keep=place_BN.shape[1])  # for its scores
                 x_BTE = run(block, x_BTE)
                 continue
             came = x_BTE, place_BN
             x_BTE, place_BN, index_BK = run(drops[number], x_BTE, place_BN)
-            if kept is not None:
-                kept.append(places_left("discard", came[1], index_BK, self.vit.num_prefix_tokens))
             if self.drop.fate in PUT_BACK:
                 waiting, back = (*came, index_BK), self.drop.until or number + 1
         if back is not None:  # after the last block
@@ -206,26 +206,26 @@ class TokenDropViT(nn.Module):
         return x_BTE, place_BN
 
     def _drop(
-        self, block: nn.Module, x_BTE: Tensor, place_BN: Tensor, *, keep: int, grid: int, given_BG: Tensor | None
+        self, block: nn.Module, x_BTE: Tensor, place_BN: Tensor, *, keep: int, see: partial, trace: list | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A block that drops: tokens (B, n, E), the places of the patch tokens among them, index of the kept (B, K)."""
+        """A block that drops: tokens (B, n, E), the places of the patch tokens among them, index of the kept (B, K).
+        see: makes what the scores see, given what is of this block."""
         drop, attention, prefix = self.drop, block.attn, self.vit.num_prefix_tokens
         normed_BTE, attends_all = block.norm1(x_BTE), drop.attended == "all"
         key, value = vit_parts.keys_values(attention, normed_BTE) if attends_all else (None, None)
-        seen = Seen(
+        seen = see(
             tokens_BTE=x_BTE,
             x_BTE=normed_BTE,
             query=partial(vit_parts.queries, attention),
             key=lambda: key if attends_all else vit_parts.keys(attention, normed_BTE),
             value=lambda: value if attends_all else vit_parts.values(attention, normed_BTE),
-            prefix=prefix,
             place_BN=place_BN,
-            grid=grid,
-            given_BG=given_BG,
         )
         with torch.no_grad():  # a token is in or out: no gradient flows through the choice
-            chosen_BN = CHOICES[drop.choice](SCORES[drop.score](seen), keep, x_BTE[:, prefix:])
-            index_BK = kept_tokens(chosen_BN, keep, prefix)
+            scores_BN = SCORES[drop.score](seen)
+            index_BK = kept_tokens(CHOICES[drop.choice](scores_BN, keep, x_BTE[:, prefix:]), keep, prefix)
+            if trace is not None:
+                trace.append(Chosen(place_BN, scores_BN, places_left("discard", place_BN, index_BK, prefix)))
         reduce = REDUCE.get(drop.fate, discard)
         if not attends_all:
             x_BTE = block(reduce(x_BTE, index_BK, seen))

@@ -7,12 +7,17 @@ from IPython.display import Code, Markdown
 from matplotlib.figure import Figure
 
 from ptd_core.chapter.claims import claims_markdown
+from ptd_core.chapter.given import given_scores
 from ptd_core.chapter.namespace import names, read_recipe
 from ptd_core.cost import run_training_cost
-from ptd_core.evaluation.attention_maps import attention_maps
+from ptd_core.data.dataset import Split
+from ptd_core.evaluation.token_maps import TokenMap, token_maps
+from ptd_core.machine.randomness import seeded, torch_seed
 from ptd_core.progress import duration
 from ptd_core.run import Run
-from ptd_core.saliency import kept_mask, object_coverage
+from ptd_core.saliency import GIVEN, object_coverage
+from ptd_core.token_drop import Keep, TokenDrop
+from ptd_core.views.dropping import Dropping, score_name
 from ptd_core.views.maps import coverage_figure, saliency_figure
 from ptd_core.views.style import save_figure
 
@@ -88,8 +93,11 @@ def _times(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3f}x"
 
 
-def saliency(run: Run, block: int, keep: int, count: int = 8) -> Figure:
-    """Saliency maps of a few test images in one block, and the `keep` tokens of highest saliency; also saved."""
+def saliency(run: Run, policy: TokenDrop | None = None, keep: Keep | None = None, count: int = 8) -> Figure:
+    """Scores of a few test images in the dropping blocks, and the tokens that are kept; also saved.
+
+    policy, keep: by default the run's own, and what its last epoch that drops would keep; a policy comes with its keep.
+    """
     shown = run.trainer.test.part(count)
     inputs = run.trainer.normalise(shown.images.float() / 255)
     answers = run.model(inputs).argmax(1).tolist()
@@ -98,26 +106,55 @@ def saliency(run: Run, block: int, keep: int, count: int = 8) -> Figure:
         f"{names[label]}\n" + ("right" if label == answer else f"taken for {names[answer]}")
         for label, answer in zip(shown.labels.tolist(), answers)
     ]
-    figure = saliency_figure(shown, attention_maps(run.model, inputs, block).mean(1), keep, titles, run.stamp)
+    caption = "" if policy else Dropping.of(run.recipe).sentence
+    policy, keep = (policy, keep) if policy else _own_policy(run)
+    maps = _maps(run, policy, keep, shown)
+    figure = saliency_figure(shown, maps, policy.score, titles, caption, run.stamp)
     save_figure(figure, run.folder / f"{run.recipe.chapter}_saliency.png")
     return figure
 
 
-def coverage(run: Run, keep: int, count: int = 1000) -> Figure | Markdown:
-    """How much of the objects lies under kept tokens, on a part of the test images; a sentence where nobody knows."""
+def coverage(run: Run, count: int = 1000) -> Figure | Markdown:
+    """How much of the objects lies under kept tokens, on a part of the test images; a sentence where nobody knows.
+
+    Kept by the run's score in its dropping blocks, as many as in its last epoch that drops.
+    """
     shown = run.trainer.test.part(count)
     if shown.masks is None:
         return Markdown(f"*{run.dataset.name}* does not show where its objects are; *shapes* does.")
-    inputs = run.trainer.normalise(shown.images.float() / 255)
-    block, tokens = run.recipe.token_drop.blocks[0], run.recipe.vit.patch_tokens
-    kept = kept_mask(attention_maps(run.model, inputs, block).mean(1), keep)
-    print(
-        f"by class attention block {block} keeps with {100 * keep / tokens:.0f} % of the tokens "
-        f"{100 * object_coverage(kept, shown.masks):.0f} % of the objects' pixels (n = {len(shown)} test images)"
-    )
-    figure = coverage_figure(run.model, inputs, shown.masks, run.recipe.token_drop.blocks, run.stamp)
+    dropping = Dropping.of(run.recipe)
+    policy, keep = _own_policy(run)
+    if dropping.own is None:
+        print(dropping.sentence)
+    by = score_name(policy.score) if policy.choice == "top" else f"{policy.choice} of {score_name(policy.score)}"
+    for one in _maps(run, policy, keep, shown):
+        print(
+            f"by {by} block {one.block} keeps with {100 * one.kept / one.kept_BGG[0].numel():.0f} % of the tokens "
+            f"{100 * object_coverage(one.kept_BGG, shown.masks.cpu()):.0f} % of the objects' pixels "
+            f"(n = {len(shown)} test images)"
+        )
+    every = TokenDrop(tuple(range(run.recipe.depth)), policy.score)
+    scores = [one.scores_BGG for one in _maps(run, every, None, shown)]
+    marked = policy.blocks if dropping.own else ()
+    figure = coverage_figure(scores, policy.score, shown.masks.cpu(), marked, run.stamp)
     save_figure(figure, run.folder / f"{run.recipe.chapter}_coverage.png")
     return figure
+
+
+def _own_policy(run: Run) -> tuple[TokenDrop, Keep | None]:
+    """The run's, with what its last epoch that drops keeps; class attention instead for a method without scores."""
+    dropping = Dropping.of(run.recipe)
+    keep = dropping.keep_at(dropping.ratio)
+    if dropping.own:
+        return dropping.own, keep
+    return TokenDrop(run.recipe.token_drop.blocks[-1:]), keep and keep[-1:]
+
+
+def _maps(run: Run, policy: TokenDrop, keep: Keep | None, shown: Split) -> list[TokenMap]:
+    inputs = run.trainer.normalise(shown.images.float() / 255)
+    given = given_scores(run, {"": run.model}, shown, inputs).get("") if policy.score in GIVEN else None
+    with seeded(torch_seed(run.recipe.seed, 0, "maps")):  # what a score or a choice draws
+        return token_maps(run.model, policy, keep, inputs, given)
 
 
 def claims() -> Markdown:

@@ -7,6 +7,7 @@ import torch
 from IPython.display import HTML, display
 from safetensors.torch import load_file
 
+from ptd_core.chapter.given import given_scores
 from ptd_core.data.dataset import Split
 from ptd_core.data.image_folder import read_image
 from ptd_core.errors import DataError
@@ -16,6 +17,7 @@ from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.files import write_atomically
 from ptd_core.run import Run
 from ptd_core.trainer import build_model
+from ptd_core.views.dropping import Dropping
 from ptd_core.views.explorers import Shown, frame, images_that_fit, saliency_page, schedule_page
 
 UNTRUSTED = (
@@ -30,7 +32,7 @@ def drop_explorer(recipe: Recipe, num_classes: int) -> HTML:
 
 
 def saliency_explorer(run: Run, others: dict[str, HybridViT] | None = None) -> HTML:
-    """Test images with saliency of every block and head, kept tokens and answers.
+    """Test images with the scores of every block and head, kept tokens and answers; the run's own score first.
 
     Beside the run's own weights stand those after its first epoch, those it started from, and `others`, by label:
     models of the same shape, such as `load_model` gives.
@@ -93,7 +95,8 @@ def _models(run: Run, others: dict[str, HybridViT]) -> dict[str, HybridViT]:
 
 def _saliency_page(run: Run, shown: Shown, models: dict[str, HybridViT]) -> str:
     inputs = run.trainer.normalise(shown.split.images.to(run.trainer.device).float() / 255)
-    return saliency_page(run.recipe, shown, models, inputs, run.dataset.classes, run.stamp)
+    given = given_scores(run, models, shown.split, inputs)
+    return saliency_page(Dropping.of(run.recipe), shown, models, inputs, run.dataset.classes, run.stamp, given)
 
 
 def _framed(page: str, name: str) -> HTML:

@@ -90,9 +90,9 @@ class _Watched(nn.Module):
         self.kept: list[Tensor] = []
 
     def forward(self, images: Tensor, keep: Keep, given_BG: Tensor | None = None) -> Tensor:
-        vit, places = self.network.vit, []
-        x_BTE, _ = self.network.run_blocks(images, keep, given_BG, places)
-        self.kept.append(places_mask(places[-1], self.grid).cpu())
+        vit, trace = self.network.vit, []
+        x_BTE, _ = self.network.run_blocks(images, keep, given_BG, trace)
+        self.kept.append(places_mask(trace[-1].kept_BK, self.grid).cpu())
         return vit.forward_head(vit.norm(x_BTE))
 
 

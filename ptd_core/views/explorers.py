@@ -3,24 +3,24 @@
 The drawing is plain script in `pages/`, one implementation for the live notebook, the saved one and the exported
 book; a browser runs it wherever HTML is shown, whereas widgets of a kernel are blank once the kernel is gone.
 
-Shapes: B images, M blocks, H heads, N patch tokens in a grid of G x G, S pixels a side.
+Shapes: B images, N patch tokens in a grid of G x G, S pixels a side.
 """
 
-import base64
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptd_core.cost import cost
 from ptd_core.data.dataset import Split
-from ptd_core.evaluation.attention_maps import attention_maps
-from ptd_core.model import HybridViT, ViTConfig
+from ptd_core.evaluation.token_maps import comparable_scores, grid_of, has_class_token
+from ptd_core.model import ViTConfig
 from ptd_core.recipe import Recipe
 from ptd_core.schedule import DropSchedule
 from ptd_core.token_drop import TokenDrop
+from ptd_core.views.dropping import Dropping, score_name, score_unit
+from ptd_core.views.explored import bytes_of_view, keep_alone, packed, stops_of, view_of
 from ptd_core.views.pages import render
 from ptd_core.views.pictures import colour_table, outline_path, png_address, shrink
 
@@ -79,86 +79,84 @@ def cost_of_kept(vit: ViTConfig, num_classes: int, block: int) -> tuple[int, int
     return one - linear - quadratic, linear, quadratic
 
 
-def saliency_page(recipe: Recipe, shown: Shown, models: dict[str, HybridViT], inputs: Tensor, classes, stamp="") -> str:
-    """HTML to choose an image, block, head and drop ratio in, and to set two of the models side by side.
+def saliency_page(
+    dropping: Dropping,
+    shown: Shown,
+    models: dict[str, nn.Module],
+    inputs: Tensor,
+    classes,
+    stamp: str = "",
+    given: dict[str, Tensor] | None = None,
+) -> str:
+    """HTML to choose an image, score, block, head and drop ratio in, and to set two of the models side by side.
 
-    models: by label, all of the recipe's shape; the first is shown first. inputs: the B images, normalised
-    (B, 3, S, S). classes: names. Every model answers with all tokens, as in evaluation.
+    dropping: how the run drops tokens. models: by label, HybridViT or timm's, all of one shape; the first is shown
+    first. inputs: the B images, normalised (B, 3, S, S). classes: names. given: for each model the score of every patch
+    token (B, N), if the run's is one of `saliency.GIVEN`; without it that score is left out. Every model answers with
+    all tokens, as in evaluation.
     """
-    vit = recipe.vit
-    grid, max_ratio = vit.img_size // vit.stem_stride, _max_ratio(vit.patch_tokens)
-    images = [shrink(image.cpu(), SHOWN_SIDE) for image in shown.split.images]
-    masks = shown.split.masks
-    epochs = range(recipe.epochs if recipe.chapter == "ptd" else 0)
+    first = next(iter(models.values()))
+    grid, blocks = grid_of(first, inputs), len(first.blocks)
+    tokens, side = grid * grid, shown.split.images.shape[-1]
+    max_ratio, own = max(_max_ratio(tokens), *dropping.ratios, 0), dropping.own
+    scores = comparable_scores(has_class_token(first), own and own.score, bool(given))
+    stops = stops_of(dropping, tokens) if own and own.score in scores else []
     data = {
-        "run": recipe.run_name,
+        "run": dropping.name,
         "stamp": stamp,
-        "images": [png_address(image) for image in images],
+        "about": dropping.sentence,
+        "images": [png_address(shrink(image.cpu(), SHOWN_SIDE)) for image in shown.split.images],
         "labels": shown.names,
         "known": shown.known,
-        "side": vit.img_size,
+        "side": side,
         "grid": grid,
-        "blocks": vit.depth,
-        "heads": vit.num_heads,
-        "block": recipe.token_drop.blocks[0],
-        "ratio": recipe.drop_final if recipe.chapter == "ptd" else min(0.5, max_ratio),
-        "maxRatio": max(max_ratio, recipe.drop_final, recipe.drop_init),
+        "blocks": blocks,
+        "heads": first.blocks[0].attn.num_heads,
+        "scores": [
+            {"name": score_name(score), "unit": score_unit(score), "heads": score == "class_attention"}
+            for score in scores
+        ],
+        "block": dropping.policy.blocks[0] if dropping.policy else 0,
+        "inRun": {"blocks": own.blocks, "stops": [stop.numbers for stop in stops]} if stops else None,
+        "ratio": min(dropping.ratio, max_ratio),
+        "maxRatio": max_ratio,
         "epochs": {
-            "kept": [recipe.kept_tokens(epoch) for epoch in epochs],
-            "ratios": [recipe.schedule.ratio(epoch) for epoch in epochs],
+            "kept": [
+                kept if not stops else keep_alone(ratio, tokens) for kept, ratio in zip(dropping.kept, dropping.ratios)
+            ],
+            "ratios": dropping.ratios,
         },
         "colours": colour_table("viridis"),
         "views": [
-            _view(label, model, inputs, shown.split.labels, classes, vit.depth) for label, model in models.items()
+            view_of(label, vit, inputs, shown.split.labels, classes, scores, own, stops, (given or {}).get(label))
+            for label, vit in models.items()
         ],
     }
-    if masks is not None:
-        cells = masks.cpu().unflatten(2, (grid, -1)).unflatten(1, (grid, -1))  # (B, G, s, G, s)
-        data["objects"] = _packed(cells.sum((2, 4)).flatten(1).numpy(), np.uint16)
-        data["pixelsPerToken"] = vit.stem_stride**2
-        data["outlines"] = [outline_path(mask) for mask in masks.cpu()]
+    if shown.split.masks is not None:
+        cells = shown.split.masks.cpu().unflatten(2, (grid, -1)).unflatten(1, (grid, -1))  # (B, G, s, G, s)
+        data["objects"] = packed(cells.sum((2, 4)).flatten(1).numpy(), np.uint16)
+        data["pixelsPerToken"] = (side // grid) ** 2
+        data["outlines"] = [outline_path(mask) for mask in shown.split.masks.cpu()]
     parts = ["saliency_data.js", "saliency_images.js", "saliency_picture.js", "saliency_explorer.js"]
     return _page("Saliency explorer", "saliencyExplorer", data, ["schedule.js", *parts])
 
 
 def images_that_fit(recipe: Recipe, models: int) -> int:
-    """How many test images a saliency page with so many models can hold: at most 48, at least 1."""
-    vit = recipe.vit
-    bytes_each = 2 if vit.patch_tokens <= 256 else 3  # a level and a rank a token
-    maps = models * vit.depth * (vit.num_heads + 1) * vit.patch_tokens * bytes_each
+    """How many test images a saliency page with so many models of a recipe can hold: at most 48, at least 1."""
+    vit, dropping = recipe.vit, Dropping.of(recipe)
+    scores = comparable_scores(True, dropping.own and dropping.own.score, given=True)
+    stops = stops_of(dropping, vit.patch_tokens)
+    bytes_each = models * bytes_of_view(
+        vit.patch_tokens, vit.depth, vit.num_heads, len(scores), len(stops) * len(recipe.token_drop.blocks)
+    )
     picture = 3 * min(vit.img_size, SHOWN_SIDE) ** 2
-    return max(1, min(MAX_IMAGES, DATA_BYTES // (maps + picture)))
+    return max(1, min(MAX_IMAGES, DATA_BYTES // (bytes_each + picture)))
 
 
 def frame(page: str, note: str) -> str:
     """A page inside another document: an iframe of its own styles and names; `note` is HTML that stands below it."""
     title = page.partition("<title>")[2].partition("</title>")[0]
     return render("frame.html.j2", page=page, title=title, note=note)
-
-
-@torch.no_grad()
-def _view(label: str, model: HybridViT, inputs: Tensor, labels: Tensor, classes, depth: int) -> dict:
-    """What one model does with the images: maps of every block and head and of their mean, and its answers."""
-    was_training = model.training
-    probabilities = model.eval()(inputs).softmax(1).cpu()
-    model.train(was_training)
-    maps = torch.stack([attention_maps(model, inputs, block).flatten(2) for block in range(depth)], 1)  # (B, M, H, N)
-    maps = torch.cat([maps.mean(2, keepdim=True), maps], 2).float()
-    highest = maps.amax(-1, keepdim=True)
-    # Levels are for the eye; the kept tokens come from ranks, because rounded levels have ties that saliency has not.
-    order = maps.argsort(dim=-1, descending=True, stable=True)
-    best = probabilities.topk(min(3, len(classes)), 1)
-    return {
-        "label": label,
-        "levels": _packed((255 * maps / highest).round().numpy(), np.uint8),
-        "order": _packed(order.numpy(), np.uint8 if maps.shape[-1] <= 256 else np.uint16),
-        "highest": _rounded(highest.squeeze(-1)),
-        "answers": [
-            [[classes[number], sure] for number, sure in zip(numbers, row)]
-            for numbers, row in zip(best.indices.tolist(), _rounded(best.values))
-        ],
-        "truth": _rounded(probabilities.gather(1, labels.cpu().clamp(min=0)[:, None]).squeeze(1)),
-    }
 
 
 def _page(title: str, start: str, data: dict, scripts: list[str]) -> str:
@@ -172,11 +170,3 @@ def _max_ratio(patch_tokens: int) -> float:
 
 def _yaml_value(value) -> str:
     return yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
-
-
-def _packed(values: np.ndarray, kind) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, dtype=np.dtype(kind).newbyteorder("<"))).decode()
-
-
-def _rounded(values: Tensor) -> list:
-    return np.round(values.double().numpy(), 5).tolist()

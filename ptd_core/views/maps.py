@@ -1,18 +1,22 @@
-"""Figures of saliency: where the class token looks, which tokens a drop ratio keeps, and how well that agrees with
-where the object is.
+"""Figures of saliency: the scores of tokens, which of them are kept, and how well that agrees with where the object is.
 
-Shapes: B images, H heads, G tokens a side (G * G = N patch tokens), S pixels a side.
+Shapes: B images, G tokens a side (G * G = N patch tokens), S pixels a side.
 """
+
+import textwrap
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptd_core.data.dataset import Dataset, Split
-from ptd_core.evaluation.attention_maps import attention_maps
+from ptd_core.evaluation.token_maps import TokenMap
 from ptd_core.paths import readable
 from ptd_core.saliency import kept_mask, object_coverage
+from ptd_core.views.dropping import ATTENTIONS, score_name, score_unit
 from ptd_core.views.style import BLUE, RED, new_figure, styled
+
+DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))  # of the first, second, ... block that drops
 
 
 @styled
@@ -28,37 +32,47 @@ def sample_figure(dataset: Dataset, split: Split, count: int = 12, stamp: str = 
 
 @styled
 def saliency_figure(
-    split: Split,
-    saliency_BGG: Tensor,
-    keep: int,
-    titles: list[str],
-    stamp: str = "",
+    split: Split, maps: list[TokenMap], score: str, titles: list[str], caption: str = "", stamp: str = ""
 ) -> Figure:
-    """Three rows: images, saliency maps on one scale, and images with the dropped tokens darkened.
+    """A row of images and, for each dropping block, a row of its scores on one scale and one of images with all tokens
+    darkened that it does not keep. Grey: no token reaches the block.
 
-    split: the B images (and masks, whose outline is then drawn); saliency_BGG: their maps; keep: patch tokens kept.
+    split: the B images (and masks, whose outline is then drawn). score: what the maps show, a key of
+    `saliency.SCORES`. caption: a sentence above them.
     """
-    count = len(saliency_BGG)
-    figure = new_figure(stamp, (1.25 * count + 0.6, 4.2))
-    grid = figure.subplots(3, count, squeeze=False)
-    highest = saliency_BGG.max().item()
-    kept = kept_mask(saliency_BGG, keep)
+    count, rows = len(split), 1 + 2 * len(maps)
+    figure = new_figure(stamp, (max(4.2, 1.25 * count + 0.6), 1.35 * rows + 0.35))
+    if caption:
+        figure.suptitle("\n".join(textwrap.wrap(readable(caption), max(50, 16 * count))), fontsize=8)
+    grid = figure.subplots(rows, count, squeeze=False)
     for column in range(count):
         _show(grid[0, column], split.images[column])
         grid[0, column].set_title(readable(titles[column]), fontsize=7)
-        drawn = show_saliency(grid[1, column], saliency_BGG[column], highest)
-        show_kept(grid[2, column], split, column, kept[column])
-    tokens = saliency_BGG[0].numel()
-    for axes, label in zip(grid[:, 0], ("image", "saliency", f"{keep} of {tokens} kept")):
-        axes.set_ylabel(label, fontsize=8)
-    figure.colorbar(drawn, ax=list(grid[1]), fraction=0.02, label="attention").ax.tick_params(labelsize=7)
+    grid[0, 0].set_ylabel("image", fontsize=8)
+    for number, one in enumerate(maps):
+        scored, kept = grid[1 + 2 * number], grid[2 + 2 * number]
+        lowest, highest = _scale(one.scores_BGG, score)
+        for column in range(count):
+            drawn = show_saliency(scored[column], one.scores_BGG[column], highest, lowest)
+            show_kept(kept[column], split, column, one.kept_BGG[column])
+        scored[0].set_ylabel(f"{score_name(score)}\nblock {one.block}", fontsize=8)
+        kept[0].set_ylabel(f"{one.kept} of {one.reaching} kept", fontsize=8)
+        bar = figure.colorbar(drawn, ax=list(scored), fraction=0.02, label=score_unit(score))
+        bar.ax.tick_params(labelsize=7)
     return figure
 
 
-def show_saliency(axes, saliency_GG: Tensor, highest: float):
-    """One map on a scale from 0 to `highest`; returns the picture, for a colour bar."""
+def show_saliency(axes, saliency_GG: Tensor, highest: float, lowest: float = 0.0):
+    """One map on a scale from `lowest` to `highest`, NaN grey; returns the picture, for a colour bar."""
     _bare(axes)
-    return axes.imshow(saliency_GG.numpy(), vmin=0, vmax=highest)
+    axes.set_facecolor("#dddddd")
+    return axes.imshow(saliency_GG.numpy(), vmin=lowest, vmax=highest)
+
+
+def _scale(scores_BGG: Tensor, score: str) -> tuple[float, float]:
+    """Where the colours begin and end: attention begins at 0."""
+    known = scores_BGG[~scores_BGG.isnan()]
+    return 0.0 if score in ATTENTIONS else known.min().item(), known.max().item()
 
 
 def show_kept(axes, split: Split, number: int, kept_GG: Tensor) -> None:
@@ -73,25 +87,25 @@ def show_kept(axes, split: Split, number: int, kept_GG: Tensor) -> None:
 
 @styled
 def coverage_figure(
-    vit: nn.Module, images: Tensor, objects_BSS: Tensor, dropping: tuple[int, ...], stamp: str = ""
+    scores_of: list[Tensor], score: str, objects_BSS: Tensor, dropping: tuple[int, ...], stamp: str = ""
 ) -> Figure:
-    """Object coverage over the share of tokens kept, for the saliency of every block, beside chance.
+    """Object coverage over the share of tokens kept, by the top scores of every block with all tokens, beside chance.
 
-    dropping: the blocks that drop tokens, which are marked.
+    scores_of: for each block (B, G, G). dropping: the blocks that drop tokens, which are marked.
     """
     figure = new_figure(stamp)
     axes = figure.subplots()
-    saliency_of = [attention_maps(vit, images, block).mean(1) for block in range(len(vit.blocks))]
-    tokens = saliency_of[0][0].numel()
+    tokens = scores_of[0][0].numel()
     keeps = sorted({max(1, round(tokens * share / 20)) for share in range(1, 21)})
-    for block, saliency in enumerate(saliency_of):
-        shade = str(0.75 * block / max(1, len(saliency_of) - 1))
+    for block, saliency in enumerate(scores_of):
+        shade = str(0.75 * block / max(1, len(scores_of) - 1))
         covered = [100 * object_coverage(kept_mask(saliency, keep), objects_BSS) for keep in keeps]
         colour = BLUE if block in dropping else shade
         label = f"block {block}" + (" (drops tokens)" if block in dropping else "")
-        axes.plot([100 * keep / tokens for keep in keeps], covered, color=colour, label=label)
+        style = DASHES[dropping.index(block) % len(DASHES)] if block in dropping else "-"
+        axes.plot([100 * keep / tokens for keep in keeps], covered, color=colour, linestyle=style, label=label)
     axes.plot([0, 100], [0, 100], color=RED, linestyle=":", label="random tokens")
-    axes.set(xlabel="patch tokens kept (%)", ylabel="object pixels under kept tokens (%)")
+    axes.set(xlabel=f"patch tokens kept (%), by {score_name(score)}", ylabel="object pixels under kept tokens (%)")
     axes.grid()
     axes.legend()
     return figure

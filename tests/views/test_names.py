@@ -12,9 +12,12 @@ from test_compare import record
 
 from ptd_core.data.dataset import Dataset, Split
 from ptd_core.data.load import load
+from ptd_core.evaluation.token_maps import TokenMap
 from ptd_core.records.cells import Cell, FinishedRun
+from ptd_core.saliency import kept_mask
 from ptd_core.trainer import build_model
 from ptd_core.views.comparison import comparison_figure
+from ptd_core.views.dropping import Dropping
 from ptd_core.views.explorers import Shown, saliency_page
 from ptd_core.views.maps import saliency_figure, sample_figure
 from ptd_core.views.style import save_figure
@@ -38,7 +41,9 @@ def split():
 
 def test_names_are_drawn_as_they_are(split, tmp_path):
     dataset = Dataset("folder", split, split, tuple(NAMES), (0.5,) * 3, (0.2,) * 3)
-    figures = [sample_figure(dataset, split), saliency_figure(split, torch.rand(10, 8, 8), 20, NAMES, NAMES[0])]
+    scores = torch.rand(10, 8, 8)
+    maps = [TokenMap(0, scores, kept_mask(scores, 20), 64, 20)]
+    figures = [sample_figure(dataset, split), saliency_figure(split, maps, "norm", NAMES, NAMES[1], NAMES[0])]
     runs = [FinishedRun.of(record("r", 0, 10.0), name) for name in NAMES]
     figures.append(comparison_figure([Cell(run.cell, [run]) for run in runs]))
     for figure in figures[:2]:
@@ -52,7 +57,9 @@ def test_names_are_drawn_as_they_are(split, tmp_path):
 
 def test_no_name_can_end_the_data_of_a_page(tiny, split):
     models = {NAMES[4]: build_model(tiny(), 10)}
-    page = saliency_page(tiny(), Shown(split, NAMES, [True] * 10), models, split.images / 255, NAMES, NAMES[5])
+    page = saliency_page(
+        Dropping.of(tiny()), Shown(split, NAMES, [True] * 10), models, split.images / 255, NAMES, NAMES[5]
+    )
     page.encode()  # as it is written
     data = page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
     assert "<" not in data and page.count("<!--") == 0

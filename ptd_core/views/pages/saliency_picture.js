@@ -30,22 +30,27 @@ function saliencyPicture(data, picture) {
     picture.replaceChildren(...marks);
   };
 
-  function panels(model, { image, block, head, keep }, place, first) {
+  function panels(model, { image, score, block, head, keep }, place, first) {
     const { panel } = place;
     const [photo, map, drop] = [place.photo, place.map, place.kept].map(([x, y]) => ({ x, y: first + y }));
     const name = ({ x, y }, text) => shape("text", { x, y: y - 10, class: "tick" }, text);
     return [
       name(photo, `image ${image}`),
-      name(map, `saliency, block ${block}, ${head ? `head ${head - 1}` : "mean of heads"}`),
-      name(drop, `${keep} of ${tokens} tokens kept`),
+      name(map, [data.scores[score].name, `block ${block}`, ...headName(head)].join(", ")),
+      name(drop, `${keep} of ${model.reaching} tokens kept`),
       photograph(image, photo, panel),
       ...outline(image, photo, panel),
-      ...mapCells(model.levels, map, panel),
-      ...colourBar(model.highest, map, panel),
+      ...mapCells(model, map, panel),
+      ...colourBar(model, data.scores[score].unit, map, panel),
       photograph(image, drop, panel),
       ...dropped(model.kept, drop, panel),
       ...outline(image, drop, panel),
     ];
+  }
+
+  function headName(head) {
+    if (head === null) return [];
+    return [head ? `head ${head - 1}` : "mean of heads"];
   }
 
   function photograph(image, { x, y }, panel) {
@@ -60,8 +65,11 @@ function saliencyPicture(data, picture) {
     return shape("rect", { ...place, "shape-rendering": "crispEdges", ...attributes });
   }
 
-  function mapCells(levels, corner, panel) {
-    return Array.from(levels, (level, token) => cell(token, corner, panel, { class: "saliency", fill: colour(level) }));
+  function mapCells({ levels, reached }, corner, panel) {
+    return Array.from(levels, (level, token) => {
+      const drawn = reached.has(token) ? { class: "saliency", fill: colour(level) } : { class: "absent", fill: "#ddd" };
+      return cell(token, corner, panel, drawn);
+    });
   }
 
   function dropped(kept, corner, panel) {
@@ -74,7 +82,7 @@ function saliencyPicture(data, picture) {
     return `#${data.colours.slice(6 * level, 6 * level + 6)}`;
   }
 
-  function colourBar(highest, { x, y }, panel) {
+  function colourBar({ lowest, highest, reached }, unit, { x, y }, panel) {
     const left = x + panel + 8;
     const step = panel / 64;
     const bar = Array.from({ length: 64 }, (_, number) =>
@@ -87,7 +95,13 @@ function saliencyPicture(data, picture) {
       }),
     );
     const text = (value, height) => shape("text", { x: left + 16, y: y + height, class: "tick" }, value);
-    return [...bar, text(highest.toPrecision(2), 10), text("attention", panel / 2 + 4), text("0", panel)];
+    const grey = shape("text", { x, y: y + panel + 13, class: "tick" }, "grey: no token reaches this block");
+    const texts = [text(number(highest), 10), text(unit, panel / 2 + 4), text(number(lowest), panel)];
+    return [...bar, ...texts, ...(reached.size < tokens ? [grey] : [])];
+  }
+
+  function number(value) {
+    return value === 0 ? "0" : value.toPrecision(2);
   }
 
   function outline(image, { x, y }, panel) {
