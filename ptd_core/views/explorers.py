@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
-from ptd_core.cost import cost
+from ptd_core.cost import Sizes, cost
 from ptd_core.data.dataset import Split
 from ptd_core.evaluation.attention_maps import attention_maps
-from ptd_core.model import HybridViT, ViTConfig
 from ptd_core.recipe import Recipe
 from ptd_core.schedule import DropSchedule
 from ptd_core.token_drop import TokenDrop
@@ -65,7 +64,7 @@ def schedule_page(recipe: Recipe, num_classes: int) -> str:
     return _page("Schedule explorer", "scheduleExplorer", data, ["schedule.js", "schedule_explorer.js"])
 
 
-def cost_of_kept(vit: ViTConfig, num_classes: int, block: int) -> tuple[int, int, int]:
+def cost_of_kept(vit: Sizes, num_classes: int, block: int) -> tuple[int, int, int]:
     """(a, b, c) of the training operations per image a + b k + c k^2, when `block` keeps k < N patch tokens.
 
     The block that drops works linearly in k and attention in later blocks quadratically, so three values give the
@@ -79,14 +78,14 @@ def cost_of_kept(vit: ViTConfig, num_classes: int, block: int) -> tuple[int, int
     return one - linear - quadratic, linear, quadratic
 
 
-def saliency_page(recipe: Recipe, shown: Shown, models: dict[str, HybridViT], inputs: Tensor, classes, stamp="") -> str:
+def saliency_page(recipe: Recipe, shown: Shown, models: dict[str, nn.Module], inputs: Tensor, classes, stamp="") -> str:
     """HTML to choose an image, block, head and drop ratio in, and to set two of the models side by side.
 
     models: by label, all of the recipe's shape; the first is shown first. inputs: the B images, normalised
     (B, 3, S, S). classes: names. Every model answers with all tokens, as in evaluation.
     """
     vit = recipe.vit
-    grid, max_ratio = vit.img_size // vit.stem_stride, _max_ratio(vit.patch_tokens)
+    grid, max_ratio = vit.grid_size, _max_ratio(vit.patch_tokens)
     images = [shrink(image.cpu(), SHOWN_SIDE) for image in shown.split.images]
     masks = shown.split.masks
     epochs = range(recipe.epochs if recipe.chapter == "ptd" else 0)
@@ -115,7 +114,7 @@ def saliency_page(recipe: Recipe, shown: Shown, models: dict[str, HybridViT], in
     if masks is not None:
         cells = masks.cpu().unflatten(2, (grid, -1)).unflatten(1, (grid, -1))  # (B, G, s, G, s)
         data["objects"] = _packed(cells.sum((2, 4)).flatten(1).numpy(), np.uint16)
-        data["pixelsPerToken"] = vit.stem_stride**2
+        data["pixelsPerToken"] = vit.stride**2
         data["outlines"] = [outline_path(mask) for mask in masks.cpu()]
     parts = ["saliency_data.js", "saliency_images.js", "saliency_picture.js", "saliency_explorer.js"]
     return _page("Saliency explorer", "saliencyExplorer", data, ["schedule.js", *parts])
@@ -137,7 +136,7 @@ def frame(page: str, note: str) -> str:
 
 
 @torch.no_grad()
-def _view(label: str, model: HybridViT, inputs: Tensor, labels: Tensor, classes, depth: int) -> dict:
+def _view(label: str, model: nn.Module, inputs: Tensor, labels: Tensor, classes, depth: int) -> dict:
     """What one model does with the images: maps of every block and head and of their mean, and its answers."""
     was_training = model.training
     probabilities = model.eval()(inputs).softmax(1).cpu()
