@@ -82,7 +82,7 @@ size_stages: str = ""  # training image sides at shares of the run, as 24/28/32 
 subset: int = 4000  # training images, class-balanced; 0: all
 test_subset: int = 1000  # test images, class-balanced; 0: all
 model: str = "hybrid_vit"  # hybrid_vit, or the name of a timm ViT, as timm.list_models() gives it
-model_args: str = ""  # of a timm ViT: its own arguments, as patch_size=4, embed_dim=96, depth=4, num_heads=3
+model_args: str = ""  # a timm ViT's own arguments: names and values, each joined by an equals sign, with commas between
 weights: str = ""  # file of weights to begin with: .safetensors, .pt, .pth or .bin; empty: drawn by seed
 stem_width: int = 32  # channels after the first stem convolution, doubled by the second
 stem_stride: int = 4  # image pixels per token side: 1, 2, 4 or 8

@@ -179,8 +179,8 @@ def _ends(vit: Sizes, num_classes: int, patches: int) -> _Operations:
     """Of what stands before the blocks and after them, where `patches` are left; torch counts them."""
     with torch.device("meta"):
         model = vit.build(num_classes, "explicit").train()
-        images = torch.empty(1, vit.in_chans, vit.img_size, vit.img_size)
-        tokens = torch.empty(1, vit.prefix_tokens + patches, vit.embed_dim, requires_grad=True)
+        images = torch.empty(2, vit.in_chans, vit.img_size, vit.img_size)  # batch norm wants several values
+        tokens = torch.empty(2, vit.prefix_tokens + patches, vit.embed_dim, requires_grad=True)
     total = _Operations()
     for part in (count(functools.partial(vit_parts.embed, model), images), count(model.forward_head, tokens)):
         total += _Operations(both=part.training - 2 * part.forward, one=3 * part.forward - part.training)

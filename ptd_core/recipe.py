@@ -121,7 +121,9 @@ class Recipe(BaseModel):
         pattern=r"^[\w.]+$",
     )
     model_args: str = _setting(
-        "", "of a timm ViT: its own arguments, as patch_size=4, embed_dim=96, depth=4, num_heads=3", kind=_LATER
+        "",
+        "a timm ViT's own arguments: names and values, each joined by an equals sign, with commas between",
+        kind=_LATER,
     )
     weights: str = _setting(
         "", "file of weights to begin with: .safetensors, .pt, .pth or .bin; empty: drawn by seed", kind=_LATER
