@@ -81,6 +81,9 @@ image_size: int = 32  # image side in pixels; CIFAR has 32
 size_stages: str = ""  # training image sides at shares of the run, as 24/28/32 at 60/20/20; empty: image_size
 subset: int = 4000  # training images, class-balanced; 0: all
 test_subset: int = 1000  # test images, class-balanced; 0: all
+model: str = "hybrid_vit"  # hybrid_vit, or the name of a timm ViT, as timm.list_models() gives it
+model_args: str = ""  # a timm ViT's own arguments: names and values, each joined by an equals sign, with commas between
+weights: str = ""  # file of weights to begin with: .safetensors, .pt, .pth or .bin; empty: drawn by seed
 stem_width: int = 32  # channels after the first stem convolution, doubled by the second
 stem_stride: int = 4  # image pixels per token side: 1, 2, 4 or 8
 embed_dim: int = 96  # embedding width
@@ -88,7 +91,7 @@ depth: int = 4  # number of transformer blocks
 num_heads: int = 3  # attention heads; must divide embed_dim
 mlp_ratio: float = 4.0  # hidden width of the MLP over embed_dim
 qkv_bias: bool = True  # bias in the query, key and value projections
-dropout: float = 0.0  # dropout after positions, attention projection and in the MLP
+dropout: float = 0.0  # dropout after positions, attention projection and in the MLP; also before a timm ViT's head
 drop_path: float = 0.0  # drop-path rate of the last block, rising linearly from 0
 drop_method: str = "token_drop"  # token_drop (by the settings below), tome, evo_vit (from drop_block on) or dynamicvit
 drop_init: float = 0.0  # drop ratio before drop_start
@@ -183,7 +186,7 @@ sample_figure(data, data.train)
 # %%
 print(f"Each image of {recipe.image_size} x {recipe.image_size} pixels becomes {recipe.vit.patch_tokens} patch tokens,")
 print(
-    f"one for every {recipe.stem_stride} x {recipe.stem_stride} pixels; {len(data.classes)} classes, "
+    f"one for every {recipe.vit.stride} x {recipe.vit.stride} pixels; {len(data.classes)} classes, "
     f"{len(data.train):,} training and {len(data.test):,} test images."
 )
 

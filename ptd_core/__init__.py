@@ -2,9 +2,9 @@
 
 Read in this order: `schedule` (how many tokens, when), `saliency` (which), `token_drop` (a policy around any ViT),
 `model` (a ViT), `cost` (what it saves), `recipe` (every setting), `step`, `trainer`, `run`, `evaluate`. The rooms:
-`data` (images to batches), `machine` (devices, precision, processes), `records` (what a run writes), `evaluation`
-(accuracy, attention maps), `views` (figures and explorers), `chapter` (what notebooks need), `sweep` (many runs),
-`bench` (measurements).
+`data` (images to batches), `machine` (devices, precision, processes), `vits` (timm's ViTs by name, weights to begin
+with), `records` (what a run writes), `evaluation` (accuracy, attention maps), `views` (figures and explorers),
+`chapter` (what notebooks need), `sweep` (many runs), `bench` (measurements).
 
 Importing it registers `hybrid_vit` with timm.
 """
@@ -15,6 +15,7 @@ from ptd_core.run import execute, load_model
 from ptd_core.schedule import DropSchedule
 from ptd_core.token_drop import TokenDrop, TokenDropViT
 from ptd_core.trainer import Trainer
+from ptd_core.vits import registration  # noqa: F401  with timm
 
 __all__ = [
     "DropSchedule",

@@ -13,11 +13,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptd_core.model import STEM_STRIDES, HybridViT, ViTConfig
+from ptd_core.model import ViTConfig
 from ptd_core.rivals.rival import Rival
 from ptd_core.saliency import CLASS_ROW
 from ptd_core.token_drop import Keep, TokenDrop
+from ptd_core.tokens import vit_parts
 from ptd_core.tokens.fates import PUT_BACK
+from ptd_core.vits.timm_config import TimmConfig
+
+Sizes = ViTConfig | TimmConfig
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,13 @@ class Cost:
     training: int
 
 
-def cost(vit: ViTConfig, num_classes: int, drop: TokenDrop | Rival | None = None, keep: Keep | None = None) -> Cost:
-    """Operations per image of a HybridViT of that size, run by `drop` with `keep` patch tokens (None: all).
+def cost(vit: Sizes, num_classes: int, drop: TokenDrop | Rival | None = None, keep: Keep | None = None) -> Cost:
+    """Operations per image of a ViT of that size, run by `drop` with `keep` patch tokens (None: all).
 
-    A block that drops prices its scores and what becomes of the others, see `_dropping_block`; the blocks after it see
-    what is left. Scores that are given from outside cost nothing here. A rival has no closed form: torch counts one
-    pass on the meta device. Raises ValueError for a keep that the policy cannot obey.
+    Blocks have a closed form; what stands before and after them torch counts once, on the meta device. A block that
+    drops prices its scores and what becomes of the others, see `_dropping_block`; the blocks after it see what is left.
+    Scores that are given from outside cost nothing here. A rival has no closed form: torch counts one pass on the meta
+    device. Raises ValueError for a keep that the policy cannot obey.
     """
     if isinstance(drop, Rival) and keep is not None:
         return _counted(vit, num_classes, drop, keep)
@@ -44,32 +49,33 @@ def cost(vit: ViTConfig, num_classes: int, drop: TokenDrop | Rival | None = None
             raise ValueError(f"keep = {keep} needs the policy by which tokens are dropped")
         drop.reaching(keep, patches)  # refuses what cannot be kept
         kept_in = dict(zip(drop.blocks, keep))
-    first, rest = _stem(vit)
-    # Backward makes two products for each forward one, towards weights and towards inputs. The first convolution
-    # needs none towards the images; what carries no gradient needs none.
-    total = _Operations(both=rest + 2 * vit.embed_dim * num_classes, one=first)
+    total, sizes = _Operations(), _block_sizes(vit)
     back, whole = None, patches
     for block in range(vit.depth):
         if block == back:
             patches, back = whole, None
         kept = kept_in.get(block, patches)
         if kept == patches:
-            total += _Operations(both=_block(vit, 1 + patches, 1 + patches))
+            total += _Operations(both=_block(sizes, sizes.prefix + patches, sizes.prefix + patches))
             continue
-        total += _dropping_block(vit, drop, patches, kept)
+        total += _dropping_block(sizes, drop, patches, kept)
         if drop.fate in PUT_BACK:
             whole, patches, back = patches, kept, drop.until or block + 1
         else:
             patches = drop.left(kept, patches)
+    left = whole if back is not None else patches
+    total += _ends(vit, num_classes, left if sizes.pools_tokens else vit.patch_tokens)
+    # Backward makes two products for each forward one, towards weights and towards inputs. The first convolution
+    # needs none towards the images; what carries no gradient needs none.
     return Cost(forward=total.both + total.one + total.none, training=3 * total.both + 2 * total.one + total.none)
 
 
 @functools.cache
-def _counted(vit: ViTConfig, num_classes: int, drop: Rival, keep: Keep) -> Cost:
+def _counted(vit: Sizes, num_classes: int, drop: Rival, keep: Keep) -> Cost:
     """Training with that keep; `forward` too is that of training, where a method may do more."""
     drop.reaching(keep, vit.patch_tokens)
     with torch.device("meta"):
-        model, teacher = (HybridViT.of(vit, num_classes, "explicit") for _ in range(2))
+        model, teacher = (vit.build(num_classes, "explicit") for _ in range(2))
         network = drop.network(model.train(), teacher.eval()).train()
     return count(network, torch.empty(2, vit.in_chans, vit.img_size, vit.img_size, device="meta"), keep)
 
@@ -87,7 +93,7 @@ class _Operations:
 
 
 def training_costs(
-    vit: ViTConfig,
+    vit: Sizes,
     num_classes: int,
     drop: TokenDrop | Rival | None,
     keeps: Sequence[Keep | None],
@@ -106,7 +112,7 @@ def training_costs(
 
 
 def run_training_cost(
-    vit: ViTConfig,
+    vit: Sizes,
     num_classes: int,
     drop: TokenDrop | Rival | None,
     keeps: Sequence[Keep | None],
@@ -135,42 +141,79 @@ def count(model: nn.Module, images: torch.Tensor, keep: Keep | None = None) -> C
     return Cost(forward // len(images), (forward + counter.get_total_flops()) // len(images))
 
 
-def _stem(vit: ViTConfig) -> tuple[int, int]:
-    """Operations of the first convolution, and of the other two."""
-    side, operations = vit.img_size, []
-    for before, after, stride in zip(vit.stem_channels, vit.stem_channels[1:], STEM_STRIDES[vit.stem_stride]):
-        side = -(-side // stride)
-        operations.append(2 * 9 * before * after * side * side)
-    return operations[0], sum(operations[1:])
+@dataclass(frozen=True)
+class _BlockSizes:
+    """A ViT's blocks, all alike: prefix tokens, E, width of all heads, and weights that a token meets after attention
+    (projection, gate) and in the MLP. pools_tokens: whether its head attends to all tokens that are left."""
+
+    prefix: int
+    width: int
+    heads_width: int
+    projection: int
+    mlp: int
+    pools_tokens: bool
 
 
-def _block(vit: ViTConfig, tokens: int, kept: int, asking: int | None = None) -> int:
+@functools.cache
+def _block_sizes(vit: Sizes) -> _BlockSizes:
+    with torch.device("meta"):
+        model = vit.build(1)
+    block, attention = model.blocks[0], model.blocks[0].attn
+    return _BlockSizes(
+        prefix=vit.prefix_tokens,
+        width=vit.embed_dim,
+        heads_width=attention.qkv.out_features // 3,
+        projection=_weights(attention.proj) + _weights(getattr(attention, "gate", None)),
+        mlp=_weights(block.mlp),
+        pools_tokens=getattr(model, "attn_pool", None) is not None,
+    )
+
+
+def _weights(part: nn.Module | None) -> int:
+    """Weights of the linear layers in a part of a block."""
+    return sum(m.weight.numel() for m in (part.modules() if part else ()) if isinstance(m, nn.Linear))
+
+
+@functools.cache
+def _ends(vit: Sizes, num_classes: int, patches: int) -> _Operations:
+    """Of what stands before the blocks and after them, where `patches` are left; torch counts them."""
+    with torch.device("meta"):
+        model = vit.build(num_classes, "explicit").train()
+        images = torch.empty(2, vit.in_chans, vit.img_size, vit.img_size)  # batch norm wants several values
+        tokens = torch.empty(2, vit.prefix_tokens + patches, vit.embed_dim, requires_grad=True)
+    total = _Operations()
+    for part in (count(functools.partial(vit_parts.embed, model), images), count(model.forward_head, tokens)):
+        total += _Operations(both=part.training - 2 * part.forward, one=3 * part.forward - part.training)
+    return total
+
+
+def _block(block: _BlockSizes, tokens: int, kept: int, asking: int | None = None) -> int:
     """A block that sees `tokens` and lets out `kept`; `asking` have queries, by default the kept ones. With prefix."""
-    width, asking = vit.embed_dim, kept if asking is None else asking
-    keys_values = 4 * tokens * width * width
-    query_projection = 4 * asking * width * width
-    attention = 4 * asking * tokens * width
-    mlp = 4 * kept * width * vit.mlp_width
-    return keys_values + query_projection + attention + mlp
+    asking = kept if asking is None else asking
+    keys_values = 4 * tokens * block.width * block.heads_width
+    queries_out = 2 * asking * (block.width * block.heads_width + block.projection)
+    attention = 4 * asking * tokens * block.heads_width
+    return keys_values + queries_out + attention + 2 * kept * block.mlp
 
 
-def _dropping_block(vit: ViTConfig, drop: TokenDrop, patches: int, kept: int) -> _Operations:
+def _dropping_block(block: _BlockSizes, drop: TokenDrop, patches: int, kept: int) -> _Operations:
     """A block that keeps `kept` of the patch tokens that reach it: scores, the fate of the others, the block itself."""
-    width, tokens, left = vit.embed_dim, 1 + patches, 1 + kept + (drop.fate == "fuse")
+    width, tokens, left = block.width, block.prefix + patches, block.prefix + kept + (drop.fate == "fuse")
     attends_all = drop.attended == "all"
     if not attends_all:
-        block = _block(vit, left, left)
+        both = _block(block, left, left)
     elif drop.fate in ("fuse", "merge"):
-        block = _block(vit, tokens, left, asking=tokens)
+        both = _block(block, tokens, left, asking=tokens)
     else:
-        block = _block(vit, tokens, left)
-    projection = 2 * tokens * width * width  # keys or values of all tokens, where attention has not made them already
-    query_row = 2 * width * width + 2 * tokens * width
+        both = _block(block, tokens, left)
+    # Keys or values of all tokens, where attention has not made them already; the class token's query and its row.
+    projection = 2 * tokens * width * block.heads_width
+    query_row = 2 * width * block.heads_width + 2 * tokens * block.heads_width
     one, none = 0, 0
     if drop.score in CLASS_ROW:
         none += query_row + projection * (not attends_all) * (2 if drop.score == "class_attention_value" else 1)
     elif drop.score == "attention_received":
-        none += projection * (1 if attends_all else 2) + 2 * tokens * tokens * width
+        none += projection * (1 if attends_all else 2) + 2 * tokens * tokens * block.heads_width
     elif drop.score == "distance":
         none += 2 * patches * width
     if drop.choice == "greedy":
@@ -180,5 +223,5 @@ def _dropping_block(vit: ViTConfig, drop: TokenDrop, patches: int, kept: int) ->
         one += 2 * tokens * width
     elif drop.fate == "merge":
         none += 2 * tokens * kept * width
-        one += 2 * tokens * (1 + kept) * width
-    return _Operations(both=block, one=one, none=none)
+        one += 2 * tokens * (block.prefix + kept) * width
+    return _Operations(both=both, one=one, none=none)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, resample_abs_pos_embed
-from timm.models import register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -46,14 +45,31 @@ class ViTConfig:
         if self.img_size % self.stem_stride or self.embed_dim % self.num_heads:
             raise ValueError(
                 "img_size must be a multiple of stem_stride and embed_dim of num_heads; got "
-                f"img_size={self.img_size}, stem_stride={self.stem_stride}, embed_dim={self.embed_dim}, "
-                f"num_heads={self.num_heads}"
+                f"{self.img_size=}, {self.stem_stride=}, {self.embed_dim=}, {self.num_heads=}".replace("self.", "")
             )
+
+    prefix_tokens = 1  # the class token
+
+    def build(self, num_classes: int, attention: str = "fused") -> "HybridViT":
+        """A model of these sizes."""
+        return HybridViT(num_classes, attention=attention, **dataclasses.asdict(self))
+
+    def check(self, drop) -> None:
+        """Any policy of token drop can run a HybridViT."""
+
+    def adapted(self, weights: dict[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
+        """A HybridViT's state dict with its positions interpolated to the grid of `vit`."""
+        return {**weights, "pos_embed": resample_abs_pos_embed(weights["pos_embed"], [vit.grid_size] * 2)}
+
+    @property
+    def stride(self) -> int:
+        """Image pixels per token side."""
+        return self.stem_stride
 
     @property
     def grid_size(self) -> int:
         """Patch tokens a side."""
-        return self.img_size // self.stem_stride
+        return self.img_size // self.stride
 
     @property
     def patch_tokens(self) -> int:
@@ -155,11 +171,6 @@ class HybridViT(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    @classmethod
-    def of(cls, config: ViTConfig, num_classes: int, attention: str = "fused") -> "HybridViT":
-        """A model of the sizes in `config`."""
-        return cls(num_classes, attention=attention, **dataclasses.asdict(config))
-
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images))
 
@@ -237,13 +248,3 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-@register_model
-def hybrid_vit(pretrained: bool = False, **kwargs) -> HybridViT:
-    """`timm.create_model("hybrid_vit")` once `ptd_core` is imported. There are no published weights."""
-    if pretrained:
-        raise ValueError("hybrid_vit has no pretrained weights; use pretrained=False")
-    for timm_only in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(timm_only, None)
-    return HybridViT(**kwargs)

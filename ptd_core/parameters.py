@@ -152,6 +152,22 @@ def decimals(text: str) -> tuple[float, ...]:
     return tuple(float(number) for number in _list(text, _DECIMAL, "numbers such as 1, 1.7, 2.2"))
 
 
+def arguments(text: str) -> tuple[tuple[str, int | float | bool | str], ...]:
+    """The (name, value) pairs of "patch_size=4, init_values=1e-5, class_token=false, global_pool=avg", by name.
+
+    Raises ValueError for anything else, and for a name that is given twice.
+    """
+    found = {}
+    for item in text.split(",") if text.strip() else []:
+        match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*=\s*([-+.\w]+)\s*", item)
+        if not match or match[1] in found:
+            raise ValueError("must be arguments such as patch_size=4, class_token=false, each once, or empty")
+        word = match[2]
+        kind = int if re.fullmatch("[-+]?[0-9]+", word) else float if _NUMBER.fullmatch(word) else str
+        found[match[1]] = {"true": True, "false": False}.get(word.lower(), kind(word))
+    return tuple(sorted(found.items()))
+
+
 def stages(text: str) -> Stages | None:
     """ ".5/.75/1 at 45/40/15": values and their shares of the run; None for an empty text.
 

@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -28,7 +29,7 @@ from ptd_core.data.load import load
 from ptd_core.data.mixing import Mixing
 from ptd_core.errors import RecipeError
 from ptd_core.model import ViTConfig
-from ptd_core.parameters import decimals, expanded, explain, fitted, read_parameters, stages, whole_numbers
+from ptd_core.parameters import arguments, decimals, expanded, explain, fitted, read_parameters, stages, whole_numbers
 from ptd_core.records.folders import NAME
 from ptd_core.rivals.rival import NETWORKS, Rival
 from ptd_core.saliency import SCORES
@@ -37,19 +38,27 @@ from ptd_core.step import Optimisation
 from ptd_core.token_drop import ATTENDED, Keep, TokenDrop
 from ptd_core.tokens.choices import CHOICES
 from ptd_core.tokens.fates import FATES
+from ptd_core.vits.timm_config import TimmConfig
+from ptd_core.vits.weights import digest_of
 
 _PLACE = {"place": True}  # says where a run reads, writes and computes; not what it computes
 
-_LISTS = {  # settings that hold several numbers, and what reads them
+# Not in the settings of a run that has the default, which so stay those of runs from before there was such a parameter.
+_LATER = {"later": True}
+
+_HYBRID = ("stem_width", "stem_stride", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias")  # of hybrid_vit
+
+_LISTS = {  # settings that hold several values, and what reads them
     "drop_blocks": whole_numbers,
     "drop_shares": decimals,
     "drop_stages": stages,
     "size_stages": stages,
+    "model_args": arguments,
 }
 
 
-def _setting(default, help, *, place=False, **bounds):
-    return Field(default, description=help, json_schema_extra=_PLACE if place else None, **bounds)
+def _setting(default, help, *, kind=None, place=False, **bounds):
+    return Field(default, description=help, json_schema_extra=_PLACE if place else kind, **bounds)
 
 
 class Recipe(BaseModel):
@@ -105,6 +114,20 @@ class Recipe(BaseModel):
     test_subset: int = _setting(1000, "test images, class-balanced; 0: all", ge=0, le=10**9)
 
     # model
+    model: str = _setting(
+        "hybrid_vit",
+        "hybrid_vit, or the name of a timm ViT, as timm.list_models() gives it",
+        kind=_LATER,
+        pattern=r"^[\w.]+$",
+    )
+    model_args: str = _setting(
+        "",
+        "a timm ViT's own arguments: names and values, each joined by an equals sign, with commas between",
+        kind=_LATER,
+    )
+    weights: str = _setting(
+        "", "file of weights to begin with: .safetensors, .pt, .pth or .bin; empty: drawn by seed", kind=_LATER
+    )
     stem_width: int = _setting(32, "channels after the first stem convolution, doubled by the second", ge=1, le=512)
     stem_stride: Literal[1, 2, 4, 8] = _setting(4, "image pixels per token side: 1, 2, 4 or 8")
     embed_dim: int = _setting(96, "embedding width", ge=1, le=4096)
@@ -112,7 +135,9 @@ class Recipe(BaseModel):
     num_heads: int = _setting(3, "attention heads; must divide embed_dim", ge=1, le=64)
     mlp_ratio: float = _setting(4.0, "hidden width of the MLP over embed_dim", gt=0, le=16)
     qkv_bias: bool = _setting(True, "bias in the query, key and value projections")
-    dropout: float = _setting(0.0, "dropout after positions, attention projection and in the MLP", ge=0, lt=1)
+    dropout: float = _setting(
+        0.0, "dropout after positions, attention projection and in the MLP; also before a timm ViT's head", ge=0, lt=1
+    )
     drop_path: float = _setting(0.0, "drop-path rate of the last block, rising linearly from 0", ge=0, lt=1)
 
     # token drop
@@ -176,6 +201,8 @@ class Recipe(BaseModel):
     label_smoothing: float = _setting(0.03, "label smoothing", ge=0, lt=1)
     ema_decay: float = _setting(0.98, "decay of the weights' moving average; 0: off", ge=0, lt=1)
 
+    _weights_digest: str = PrivateAttr("")  # of the file as it was when the recipe was made
+
     @field_validator("*", mode="before")
     @classmethod
     def _as_its_type(cls, value: Any, info: ValidationInfo) -> Any:
@@ -183,7 +210,7 @@ class Recipe(BaseModel):
             return str(value)
         return fitted(value, cls.model_fields[info.field_name].annotation)
 
-    @field_validator("out_dir", "data_dir")
+    @field_validator("out_dir", "data_dir", "weights")
     @classmethod
     def _whole_path(cls, path: str) -> str:
         return expanded(path)
@@ -193,6 +220,13 @@ class Recipe(BaseModel):
     def _readable(cls, text: str, info: ValidationInfo) -> str:
         _LISTS[info.field_name](text)
         return text
+
+    @field_validator("weights")
+    @classmethod
+    def _there(cls, weights: str) -> str:
+        if weights:
+            digest_of(weights)
+        return weights
 
     # what the values say together
 
@@ -204,12 +238,7 @@ class Recipe(BaseModel):
 
         if self.dataset.startswith("cifar") and self.image_size != 32:
             refuse("dataset image_size", "CIFAR images are 32 pixels wide")
-        if self.image_size % self.stem_stride:
-            refuse("image_size stem_stride", "image_size must be a multiple of stem_stride")
-        if self.embed_dim % self.num_heads:
-            refuse("embed_dim num_heads", "embed_dim must be a multiple of num_heads")
-        if int(self.mlp_ratio * self.embed_dim) < 1:
-            refuse("mlp_ratio embed_dim", "the MLP would have no hidden unit")
+        self._consistent_model(refuse)
         if self.drop_end < self.drop_start:
             refuse("drop_start drop_end", "drop_end must not come before drop_start")
         self._consistent_drop(refuse)
@@ -217,7 +246,30 @@ class Recipe(BaseModel):
             refuse("batch_size mixup_alpha cutmix_alpha", "mixing pairs the images of a batch, which must be even")
         if self.subset and self.subset < self.batch_size:
             refuse("subset batch_size", "the training images do not fill one batch")
+        if self.weights:
+            self._weights_digest = digest_of(self.weights)
         return self
+
+    def _consistent_model(self, refuse: Callable[[str, str], NoReturn]) -> None:
+        if self.model == "hybrid_vit":
+            if self.model_args:
+                refuse("model model_args", "are arguments of a timm model; hybrid_vit has settings of its own")
+            if self.image_size % self.stem_stride:
+                refuse("image_size stem_stride", "image_size must be a multiple of stem_stride")
+            if self.embed_dim % self.num_heads:
+                refuse("embed_dim num_heads", "embed_dim must be a multiple of num_heads")
+            if int(self.mlp_ratio * self.embed_dim) < 1:
+                refuse("mlp_ratio embed_dim", "the MLP would have no hidden unit")
+            return
+        for name in _HYBRID:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                refuse(f"model {name}", f"{name} is of hybrid_vit alone; a timm model takes its own from model_args")
+        try:
+            stride = self.vit.stride
+        except ValueError as error:
+            refuse("model model_args" if self.model_args else "model", str(error))
+        if self.image_size % stride:
+            refuse("image_size model", f"image_size must be a multiple of the {stride} pixels of a patch")
 
     def _consistent_drop(self, refuse: Callable[[str, str], NoReturn]) -> None:
         """What the settings of token drop and of image sizes say together."""
@@ -231,30 +283,32 @@ class Recipe(BaseModel):
             drop, schedule = self.token_drop, self.schedule
         except ValueError as error:  # which begins with the field's name
             raise ValueError(f"drop_{error}") from None
-        if drop.blocks[-1] >= self.depth:
-            refuse(f"{name} depth", f"{name} must be from 0 to {self.depth - 1}")
+        vit, size, depth = self.vit, "stem_stride", "depth"  # and the settings that they come from
+        if self.model != "hybrid_vit":
+            size = depth = "model model_args" if self.model_args else "model"
+        if drop.blocks[-1] >= vit.depth:
+            refuse(f"{name} {depth}", f"{name} must be from 0 to {vit.depth - 1}")
         if self.drop_method != "token_drop":
             for other in ("drop_score", "drop_choice", "drop_fate", "drop_attended", "drop_until"):
                 if getattr(self, other) != type(self).model_fields[other].default:
                     refuse(f"drop_method {other}", f"{self.drop_method} has its own")
             if self.drop_method == "dynamicvit" and not self.ema_decay:
                 refuse("drop_method ema_decay", "its teacher is the moving average of the weights, and there is none")
-        elif drop.until is not None and drop.until > self.depth:
-            refuse("drop_until depth", f"the last block is {self.depth - 1}; {self.depth} is the end")
+        elif drop.until is not None and drop.until > vit.depth:
+            refuse(f"drop_until {depth}", f"the last block is {vit.depth - 1}; {vit.depth} is the end")
         shares = decimals(self.drop_shares)
         if shares and len(shares) != len(drop.blocks):
             refuse(f"{name} drop_shares", "give one factor for each dropping block")
         sizes = stages(self.size_stages)
         sides = [int(side) for side in sizes.values] if sizes else [self.image_size]
         for side in sides:
-            if side % self.stem_stride or not 8 <= side <= self.image_size:
-                refuse(
-                    "size_stages image_size stem_stride", f"{side} must be a multiple of stem_stride up to image_size"
-                )
+            if side % vit.stride or not 8 <= side <= self.image_size:
+                multiple = "stem_stride" if size == "stem_stride" else f"the {vit.stride} pixels of a patch"
+                refuse(f"size_stages image_size {size}", f"{side} must be a multiple of {multiple} up to image_size")
         tokens = self.grid_at(min(sides)) ** 2
         for name in ("drop_init", "drop_final"):
             if DropSchedule.tokens_at_ratio(getattr(self, name), tokens) < 1:
-                refuse(f"{name} image_size stem_stride", f"of {tokens} patch tokens less than one would be kept")
+                refuse(f"{name} image_size {size}", f"of {tokens} patch tokens less than one would be kept")
         if shares or self.drop_method != "token_drop":
             most = max(schedule.ratio(epoch) for epoch in range(self.epochs))
             if shares and max(shares) * most >= 1:
@@ -264,11 +318,15 @@ class Recipe(BaseModel):
                     if keep := self.keep_at(most, side):
                         drop.reaching(keep, self.grid_at(side) ** 2)
                 except ValueError as error:
-                    refuse("drop_method drop_final depth", str(error))
+                    refuse(f"drop_method drop_final {depth}", str(error))
+        try:
+            vit.check(drop)
+        except ValueError as error:
+            refuse("model drop_method drop_score drop_fate", str(error))
         if self.drop_score == "averaged_attention" and not self.ema_decay:
             refuse("drop_score ema_decay", "there is no moving average of the weights")
-        if self.drop_score_block >= self.depth:
-            refuse("drop_score_block depth", f"drop_score_block must be from 0 to {self.depth - 1}, or -1")
+        if self.drop_score_block >= vit.depth:
+            refuse(f"drop_score_block {depth}", f"drop_score_block must be from 0 to {vit.depth - 1}, or -1")
         if self.drop_score_block != -1 and self.drop_score != "averaged_attention":
             refuse("drop_score_block drop_score", "only averaged_attention looks at another block")
         if self.drop_score == "oracle" and self.dataset != "shapes":
@@ -279,7 +337,17 @@ class Recipe(BaseModel):
     # the parts, for whatever needs them
 
     @property
-    def vit(self) -> ViTConfig:
+    def vit(self) -> ViTConfig | TimmConfig:
+        """What there is to know of the ViT before it is built, and its `build`."""
+        if self.model != "hybrid_vit":
+            return TimmConfig(
+                self.model,
+                arguments(self.model_args),
+                img_size=self.image_size,
+                drop_rate=self.dropout,
+                drop_path_rate=self.drop_path,
+                any_size=bool(self.size_stages),
+            )
         return ViTConfig(
             img_size=self.image_size,
             stem_width=self.stem_width,
@@ -314,8 +382,8 @@ class Recipe(BaseModel):
     def token_drop(self) -> TokenDrop | Rival:
         blocks = whole_numbers(self.drop_blocks) or (self.drop_block,)
         if self.drop_method != "token_drop":
-            return Rival(self.drop_method, blocks, self.depth)
-        last = self.depth - 1 if self.drop_fate == "bypass" else None
+            return Rival(self.drop_method, blocks, self.vit.depth)
+        last = self.vit.depth - 1 if self.drop_fate == "bypass" else None
         return TokenDrop(
             blocks=blocks,
             score=self.drop_score,
@@ -378,7 +446,7 @@ class Recipe(BaseModel):
 
     def grid_at(self, side: int) -> int:
         """Patch tokens a side of an image of that side in pixels."""
-        return side // self.stem_stride
+        return side // self.vit.stride
 
     def keep_at(self, ratio: float, side: int | None = None) -> Keep | None:
         """What a TokenDropViT is told at a drop ratio: kept patch tokens of each dropping block, None for all.
@@ -424,12 +492,23 @@ class Recipe(BaseModel):
         return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:6]
 
     def settings(self) -> dict[str, Any]:
-        """The parameters that decide the result: all but names of places and devices."""
+        """The parameters that decide the result: all but names of places and devices; of weights the digest.
+
+        A recipe of these values has the same settings, but cannot begin training with weights.
+        """
+        found = {name: getattr(self, name) for name in self.deciding()}
+        found["weights"] = self._weights_digest
+        fields = type(self).model_fields
         return {
-            name: getattr(self, name)
-            for name, field in type(self).model_fields.items()
-            if field.json_schema_extra is not _PLACE
+            name: value
+            for name, value in found.items()
+            if fields[name].json_schema_extra is not _LATER or value != fields[name].default
         }
+
+    @classmethod
+    def deciding(cls) -> list[str]:
+        """The names of the parameters that decide the result."""
+        return [name for name, field in cls.model_fields.items() if field.json_schema_extra is not _PLACE]
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with other values, checked as every recipe is. Raises RecipeError."""

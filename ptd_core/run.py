@@ -15,7 +15,6 @@ from ptd_core.errors import OutputError, TrainingError
 from ptd_core.machine.device import resolve_device
 from ptd_core.machine.interrupt import Interrupt, Stopped
 from ptd_core.machine.ranks import Ranks
-from ptd_core.model import HybridViT
 from ptd_core.progress import Estimate, Progress, describe, position, standing
 from ptd_core.recipe import Recipe
 from ptd_core.records import history, run_record
@@ -109,7 +108,7 @@ def run_worker(recipe: Recipe, ranks: Ranks) -> None:
             pass
 
 
-def load_model(run: str, out_dir: str = "") -> HybridViT:
+def load_model(run: str, out_dir: str = "") -> nn.Module:
     """The headline weights of the run of that name, in evaluation mode, on the CPU.
 
     out_dir: the folder that holds the run's runs/; by default the project's own.
@@ -124,7 +123,7 @@ def load_model(run: str, out_dir: str = "") -> HybridViT:
     return load_weights(folder, record)
 
 
-def load_weights(folder: Path, record: RunRecord) -> HybridViT:
+def load_weights(folder: Path, record: RunRecord) -> nn.Module:
     """`load_model` of the run in a folder, whose record was read."""
     file = Checkpoints(folder).weights
     try:

@@ -15,13 +15,13 @@ from ptd_core.machine.device import check_mps_linear, synchronize
 from ptd_core.machine.fast_path import FastPath, keep_freed_memory
 from ptd_core.machine.randomness import seeded, torch_seed
 from ptd_core.machine.ranks import Ranks
-from ptd_core.model import HybridViT
 from ptd_core.recipe import Recipe
 from ptd_core.records.history import NAN, EpochRecord
 from ptd_core.records.partial_epoch import PartialEpoch
 from ptd_core.schedule import learning_rate
 from ptd_core.step import Preparation, TrainingStep, WarmupEma
 from ptd_core.tokens.given import giver_of
+from ptd_core.vits.weights import begin_with
 
 LOSS_CHECKS_PER_EPOCH = 20  # each waits for the device; between them a step never does
 
@@ -30,10 +30,10 @@ MayStop = Callable[[], None]  # raises to stop where the state is whole
 Probe = Callable[["Trainer"], dict[str, float]]  # measures something after an evaluated epoch, for its record
 
 
-def build_model(recipe: Recipe, num_classes: int, attention: str = "fused") -> HybridViT:
+def build_model(recipe: Recipe, num_classes: int, attention: str = "fused") -> nn.Module:
     """The recipe's model, its weights a function of the recipe's seed alone (not of the device)."""
     with seeded(torch_seed(recipe.seed, 0, "initialisation")):
-        return HybridViT.of(recipe.vit, num_classes, attention)
+        return recipe.vit.build(num_classes, attention)
 
 
 class Trainer:
@@ -46,7 +46,8 @@ class Trainer:
     probes: what they measure after each evaluated epoch goes into its record's `extra`. Only the process that writes
     has any, so a probe must not wait for other processes.
 
-    Raises DeviceError if the device is absent, DataError if the training images do not fill one batch.
+    Raises DeviceError if the device is absent, DataError if the training images do not fill one batch, RecipeError for
+    weights to begin with that do not fit.
     """
 
     def __init__(
@@ -59,7 +60,8 @@ class Trainer:
         self.recipe, self.dataset, self.ranks, self.probes = recipe, dataset, ranks, probes
         ranks.check_batch_size(recipe.batch_size)
         self.device = ranks.device(recipe.device)
-        check_mps_linear(self.device, recipe.batch_size, 1 + recipe.vit.patch_tokens)
+        vit = recipe.vit
+        check_mps_linear(self.device, recipe.batch_size, vit.prefix_tokens + vit.patch_tokens)
         path = FastPath.choose(self.device, recipe.precision, recipe.attention, recipe.compilation)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -74,14 +76,13 @@ class Trainer:
         if not self.steps_per_epoch:
             raise DataError(f"{len(dataset.train)} training images do not fill one batch of {recipe.batch_size}")
         self._mean, self._std = torch.tensor([dataset.mean, dataset.std], device=self.device).view(2, 1, 3, 1, 1)
-        model = ranks.global_batch_norm(build_model(recipe, self.classes, path.attention))
-        self.model = path.place(model, self.device)
+        model = begin_with(build_model(recipe, self.classes, path.attention), recipe.weights, vit.adapted)
+        self.model = path.place(ranks.global_batch_norm(model), self.device)
         self.averaged = WarmupEma(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         with seeded(torch_seed(recipe.seed, 0, "method")):  # which may have weights of its own
             network = recipe.token_drop.network(self.model, self.headline).to(self.device)
-        looks_at = recipe.drop_score_block % recipe.depth
-        grid, stride = recipe.vit.grid_size, recipe.stem_stride
-        self.giver = giver_of(recipe.drop_score, self.headline, looks_at, grid, stride, self.device)
+        looks_at = recipe.drop_score_block % vit.depth
+        self.giver = giver_of(recipe.drop_score, self.headline, looks_at, vit.grid_size, vit.stride, self.device)
         self.step = TrainingStep(network, recipe.optimisation, path, self.normalise, ranks, self.giver)
         self._passes = list(zip(recipe.keeps, recipe.sides))  # of every epoch
         self.next_epoch = 0

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ptd_core.cost import cost, count, run_training_cost
-from ptd_core.model import HybridViT, ViTConfig
+from ptd_core.model import ViTConfig
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.saliency import GIVEN, SCORES
@@ -59,7 +59,7 @@ def test_agrees_with_torchs_counter(sizes, drop_block, keep):
 def test_counting_on_the_meta_device_equals_the_closed_form(blocks, keep):
     vit, drop = ViTConfig(img_size=16, stem_width=8, embed_dim=32, depth=3, num_heads=4), TokenDrop(blocks)
     with torch.device("meta"):
-        network = TokenDropViT(HybridViT.of(vit, 7, "explicit").train(), drop)
+        network = TokenDropViT(vit.build(7, "explicit").train(), drop)
     images = torch.empty(4, 3, 16, 16, device="meta")
     assert count(network, images, keep) == cost(vit, 7, drop, keep)
     assert count(network.vit, images) == cost(vit, 7)
@@ -80,7 +80,7 @@ def policies():
 def test_every_policy_costs_what_torch_counts(drop):
     vit = ViTConfig(img_size=16, stem_width=8, embed_dim=32, depth=3, num_heads=4)
     with torch.device("meta"):
-        network = TokenDropViT(HybridViT.of(vit, 7, "explicit").train(), drop)
+        network = TokenDropViT(vit.build(7, "explicit").train(), drop)
     given = torch.empty(4, 64, device="meta") if drop.score in GIVEN else None
     keep = (40, 9)[-len(drop.blocks) :]
     counted = count(lambda images, keep: network(images, keep, given), torch.empty(4, 3, 16, 16, device="meta"), keep)
@@ -91,7 +91,7 @@ def test_every_policy_costs_what_torch_counts(drop):
 def test_smaller_images_cost_what_torch_counts():
     vit = ViTConfig(img_size=16, stem_width=8, embed_dim=32, depth=3, num_heads=4)
     with torch.device("meta"):
-        network = HybridViT.of(vit, 7, "explicit").train()
+        network = vit.build(7, "explicit").train()
     small, full = (count(network, torch.empty(4, 3, side, side, device="meta")).training for side in (12, 16))
     drop = TokenDrop()
     assert run_training_cost(vit, 7, drop, [None, None, None], [12, 12, 16]) == (2 * small + full, 3 * full)

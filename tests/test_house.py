@@ -15,7 +15,7 @@ FLOORS = [
     {"errors", "paths", "schedule", "saliency"},
     {"tokens", "machine", "parameters"},
     {"token_drop"},
-    {"model", "data", "records"},
+    {"model", "data", "records", "vits"},
     {"cost", "step", "rivals", "recipe"},
     {"evaluation"},
     {"trainer", "views"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"chapter", "sweep", "compare", "evaluate", "reproduce", "publish", "site"},
     {"__main__", "__init__"},
 ]
-TAKE_WHAT_THEY_USE = {"machine", "data", "records", "cost", "step", "rivals"}  # not the whole Recipe
+TAKE_WHAT_THEY_USE = {"machine", "data", "records", "cost", "step", "rivals", "vits"}  # not the whole Recipe
 EXTRAS = ["IPython", "ipywidgets", "jupytext", "papermill", "nbconvert", "nbformat", "jinja2", "ziamath", "distributed",
           "dask", "bokeh", "pytest", "hypothesis", "playwright"]  # fmt: skip
 

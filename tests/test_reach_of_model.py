@@ -2,13 +2,41 @@
 
 import pytest
 import torch
+from conftest import TINY
 from reach import collector
 from timm.layers import DropPath
+from timm.models.vision_transformer import VisionTransformer
+
+from ptd_core.model import HybridViT
+from ptd_core.recipe import Recipe
 
 CHECKS, reaches = collector()
 
 
 # model
+
+TIMM = {name: Recipe.model_fields[name].default for name in TINY if name in ("stem_width", "stem_stride", "embed_dim",
+        "depth", "num_heads")} | {"model": "vit_tiny_patch16_224", "model_args": "patch_size=4, depth=2"}  # fmt: skip
+
+
+@reaches("model", "model_args")
+def model_and_its_arguments(bench):
+    found = bench.model(**TIMM)
+    assert type(found) is VisionTransformer and (found.embed_dim, found.blocks[0].attn.num_heads) == (192, 3)
+    assert (len(found.blocks), found.patch_embed.proj.kernel_size) == (2, (4, 4))
+    heads = {**TIMM, "model_args": "patch_size=8, depth=1, num_heads=6"}
+    assert bench.model(**heads).blocks[0].attn.num_heads == 6
+    assert bench.model(**{**heads, "model": "vit_small_patch16_224"}).embed_dim == 384
+    assert type(bench.model()) is HybridViT
+
+
+@reaches("weights")
+def weights(bench):
+    file = bench.folder / "some.pt"
+    torch.save(bench.model(seed=3).state_dict(), file)
+    begun, own = bench.trainer(weights=str(file)), bench.trainer(seed=3)
+    for found in (begun.model, begun.averaged.module):
+        assert all(torch.equal(one, two) for one, two in zip(found.parameters(), own.model.parameters()))
 
 
 @reaches("stem_width")
@@ -68,6 +96,15 @@ def dropout(bench):
     x = torch.ones(4, 65, 16)
     dropped = (bench.model(dropout=0.2).train().pos_drop(x) == 0).float().mean().item()
     assert dropped == pytest.approx(0.2, abs=0.03)
+    vit = bench.model(**TIMM, dropout=0.2)
+    parts = [
+        vit.pos_drop,
+        vit.head_drop,
+        vit.blocks[0].attn.proj_drop,
+        vit.blocks[1].mlp.drop1,
+        vit.blocks[1].mlp.drop2,
+    ]
+    assert [part.p for part in parts] == [0.2] * 5 and vit.blocks[0].attn.attn_drop.p == 0
 
 
 @reaches("drop_path")
@@ -79,6 +116,7 @@ def drop_path(bench):
     dropped = (model.train().blocks[2].drop_path1(torch.ones(2000, 1, 1)) == 0).float().mean().item()
     assert dropped == pytest.approx(0.3, abs=0.05)
     assert not any(isinstance(module, DropPath) for module in bench.model(drop_path=0.0).modules())
+    assert bench.model(**TIMM, drop_path=0.3).blocks[1].drop_path2.drop_prob == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("name", CHECKS)

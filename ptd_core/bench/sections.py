@@ -13,7 +13,7 @@ from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.cost import cost
 from ptd_core.machine.clock import interleave, with_times
 from ptd_core.machine.fast_path import multiplies_bf16
-from ptd_core.model import ATTENTION_KERNELS, HybridViT
+from ptd_core.model import ATTENTION_KERNELS
 from ptd_core.step import autocast
 from ptd_core.token_drop import TokenDrop
 
@@ -66,7 +66,7 @@ def lengths(work: Workload, rounds: int) -> list[dict]:
     """Forward and backward of two blocks against the number of tokens, around multiples of 8 from 128 to 257."""
     batch = work.recipe.batch_size // (FEWER if work.device.type == "cpu" else 1)
     recipe = work.recipe.replace(depth=2, drop_block=0)
-    model = work.path.place(HybridViT.of(recipe.vit, CLASSES, work.path.attention), work.device).train()
+    model = work.path.place(recipe.vit.build(CLASSES, work.path.attention), work.device).train()
     tokens = torch.randn(batch, 257, recipe.embed_dim, device=work.device)
 
     def forward_backward(count: int) -> None:

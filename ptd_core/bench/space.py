@@ -34,7 +34,7 @@ class GatherAfterAttention(TokenDropViT):
     """TokenDropViT's result where tokens leave after attention, by class attention, as the methods' own code has it."""
 
     def _drop(
-        self, block: torch.nn.Module, x_BTE: Tensor, place_BN: Tensor, *, keep: int, grid: int, given_BG: Tensor | None
+        self, block: torch.nn.Module, x_BTE: Tensor, place_BN: Tensor, *, keep: int, **_: object
     ) -> tuple[Tensor, Tensor, Tensor]:
         attention, prefix = block.attn, self.vit.num_prefix_tokens
         normed_BTE = block.norm1(x_BTE)

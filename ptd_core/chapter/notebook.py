@@ -133,7 +133,7 @@ def coverage(run: Run, count: int = 1000) -> Figure | Markdown:
             f"{100 * object_coverage(one.kept_BGG, shown.masks.cpu()):.0f} % of the objects' pixels "
             f"(n = {len(shown)} test images)"
         )
-    every = TokenDrop(tuple(range(run.recipe.depth)), policy.score)
+    every = TokenDrop(tuple(range(run.recipe.vit.depth)), policy.score)
     scores = [one.scores_BGG for one in _maps(run, every, None, shown)]
     marked = policy.blocks if dropping.own else ()
     figure = coverage_figure(scores, policy.score, shown.masks.cpu(), marked, run.stamp)

@@ -6,12 +6,12 @@ import ipywidgets
 import torch
 from IPython.display import HTML, display
 from safetensors.torch import load_file
+from torch import nn
 
 from ptd_core.chapter.given import given_scores
 from ptd_core.data.dataset import Split
 from ptd_core.data.image_folder import read_image
 from ptd_core.errors import DataError
-from ptd_core.model import HybridViT
 from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.files import write_atomically
@@ -19,6 +19,7 @@ from ptd_core.run import Run
 from ptd_core.trainer import build_model
 from ptd_core.views.dropping import Dropping
 from ptd_core.views.explorers import Shown, frame, images_that_fit, saliency_page, schedule_page
+from ptd_core.vits.weights import begin_with
 
 UNTRUSTED = (
     "The chapter also saves this explorer as <code>{name}</code> among the run's figures. Where it is not shown here, "
@@ -31,7 +32,7 @@ def drop_explorer(recipe: Recipe, num_classes: int) -> HTML:
     return _framed(schedule_page(recipe, num_classes), "ptd_schedule_explorer.html")
 
 
-def saliency_explorer(run: Run, others: dict[str, HybridViT] | None = None) -> HTML:
+def saliency_explorer(run: Run, others: dict[str, nn.Module] | None = None) -> HTML:
     """Test images with the scores of every block and head, kept tokens and answers; the run's own score first.
 
     Beside the run's own weights stand those after its first epoch, those it started from, and `others`, by label:
@@ -80,20 +81,21 @@ def own_page(run: Run, files: dict[str, bytes | memoryview]) -> str:
     )
 
 
-def _models(run: Run, others: dict[str, HybridViT]) -> dict[str, HybridViT]:
+def _models(run: Run, others: dict[str, nn.Module]) -> dict[str, nn.Module]:
     device = run.trainer.device
     models = {f"after epoch {len(run.records)}": run.model}
     models |= {label: model.to(device) for label, model in others.items()}
     early = Checkpoints(run.folder).early
-    untrained = build_model(run.recipe, run.trainer.classes)
+    start = build_model(run.recipe, run.trainer.classes)
+    begin_with(start, run.recipe.weights, run.recipe.vit.adapted)
     if early.exists() and len(run.records) > 1:
         first = build_model(run.recipe, run.trainer.classes)
         first.load_state_dict(load_file(early))
         models["after epoch 1"] = first.to(device)
-    return {**models, "untrained": untrained.to(device)}
+    return {**models, "before training" if run.recipe.weights else "untrained": start.to(device)}
 
 
-def _saliency_page(run: Run, shown: Shown, models: dict[str, HybridViT]) -> str:
+def _saliency_page(run: Run, shown: Shown, models: dict[str, nn.Module]) -> str:
     inputs = run.trainer.normalise(shown.split.images.to(run.trainer.device).float() / 255)
     given = given_scores(run, models, shown.split, inputs)
     return saliency_page(Dropping.of(run.recipe), shown, models, inputs, run.dataset.classes, run.stamp, given)

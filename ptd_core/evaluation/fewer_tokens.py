@@ -39,9 +39,9 @@ class Reduced:
 
         Raises ValueError for a policy by which the ViT cannot be run.
         """
-        network, grid, device = policy.token_drop.network(vit, vit), policy.vit.grid_size, train.images.device
-        looks_at = policy.drop_score_block % policy.depth
-        giver = giver_of(policy.drop_score, vit, looks_at, grid, policy.stem_stride, device)
+        network, sizes, device = policy.token_drop.network(vit, vit), policy.vit, train.images.device
+        looks_at, grid = policy.drop_score_block % sizes.depth, sizes.grid_size
+        giver = giver_of(policy.drop_score, vit, looks_at, grid, sizes.stride, device)
         if giver is not None and giver.always:
             _learn(network, giver, train.part(GRADIENT_IMAGES), normalise, policy.batch_size)
         return cls(network, giver, grid)

@@ -127,7 +127,9 @@ def refuse_other_settings(mine: dict[str, Any], theirs: dict[str, Any], folder: 
     """Raises OutputError, naming every difference, if the run in `folder` has other settings, `theirs`, than `mine`."""
     names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
     if names:
-        listed = "; ".join(f"{name}: {mine.get(name)!r} asked for, {theirs.get(name)!r} there" for name in names)
+        values = ({name: repr(value) for name, value in settings.items()} for settings in (mine, theirs))
+        here, there = ({name: found.get(name, "the default") for name in names} for found in values)
+        listed = "; ".join(f"{name}: {here[name]} asked for, {there[name]} there" for name in names)
         raise OutputError(
             f"{folder}: holds a run with another recipe ({listed}); choose another name with run=NAME, "
             "another out_dir, or delete that folder"

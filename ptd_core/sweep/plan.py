@@ -32,8 +32,9 @@ from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.folders import LONGEST, NAME, RunFolder
 from ptd_core.records.run_record import FILE
+from ptd_core.vits.weights import find
 
-FACTORS = sorted(set(Recipe().settings()) - {"seed"})  # what decides a result; a sweep varies nothing else
+FACTORS = sorted(set(Recipe.deciding()) - {"seed"})  # what decides a result; a sweep varies nothing else
 
 
 class _SweepFile(BaseModel):
@@ -211,6 +212,9 @@ def _placed(path: Path, values: dict[str, Any]) -> Recipe:
     data_dir = Path(values["data_dir"]).expanduser()
     if data_dir.exists():  # else each worker looks for it from its own project root
         values["data_dir"] = str(data_dir.absolute())
+    weights = find(values["weights"])
+    if weights.is_file():
+        values["weights"] = str(weights.absolute())
     return Recipe.from_values(values, source=f"{path}: the run {values['run']}")
 
 

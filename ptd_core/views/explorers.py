@@ -12,10 +12,9 @@ import numpy as np
 import yaml
 from torch import Tensor, nn
 
-from ptd_core.cost import cost
+from ptd_core.cost import Sizes, cost
 from ptd_core.data.dataset import Split
 from ptd_core.evaluation.token_maps import comparable_scores, grid_of, has_class_token
-from ptd_core.model import ViTConfig
 from ptd_core.recipe import Recipe
 from ptd_core.schedule import DropSchedule
 from ptd_core.token_drop import TokenDrop
@@ -65,7 +64,7 @@ def schedule_page(recipe: Recipe, num_classes: int) -> str:
     return _page("Schedule explorer", "scheduleExplorer", data, ["schedule.js", "schedule_explorer.js"])
 
 
-def cost_of_kept(vit: ViTConfig, num_classes: int, block: int) -> tuple[int, int, int]:
+def cost_of_kept(vit: Sizes, num_classes: int, block: int) -> tuple[int, int, int]:
     """(a, b, c) of the training operations per image a + b k + c k^2, when `block` keeps k < N patch tokens.
 
     The block that drops works linearly in k and attention in later blocks quadratically, so three values give the

@@ -23,7 +23,6 @@ from ptd_core.bench.plain_vit import PlainViT
 from ptd_core.bench.workload import Workload, random_images
 from ptd_core.machine.clock import WARM_UP, Timing, interleave, warm_up
 from ptd_core.machine.fast_path import FastPath
-from ptd_core.model import HybridViT
 from ptd_core.recipe import Recipe
 from ptd_core.rivals.dense import encoder_vit, timm_vit
 from ptd_core.token_drop import TokenDropViT
@@ -91,7 +90,7 @@ def test_plain_implementation_is_the_same_function(tiny):
     recipe = tiny(dropout=0.0, drop_path=0.0)
     torch.manual_seed(0)
     plain = PlainViT(recipe, 10).double().train()
-    ours = HybridViT.of(recipe.vit, 10, "explicit").double().train()
+    ours = recipe.vit.build(10, "explicit").double().train()
     weights = {
         name.replace("tokens.stem.", "stem.")
         .replace("qkv", "attn.qkv")
@@ -108,7 +107,7 @@ def test_plain_implementation_is_the_same_function(tiny):
 
 def test_peers_have_the_size_of_this_model(tiny):
     recipe = tiny()
-    size = sum(p.numel() for p in HybridViT.of(recipe.vit, 10).parameters())
+    size = sum(p.numel() for p in recipe.vit.build(10).parameters())
     for peer in (timm_vit(recipe.vit, 10), timm_vit(recipe.vit, 10, 0.35), encoder_vit(recipe.vit, 10)):
         assert sum(p.numel() for p in peer.parameters()) == size
         assert peer(torch.randn(2, 3, 16, 16), (64,)).shape == (2, 10)

@@ -169,7 +169,7 @@ def test_a_sweep_does_not_share_a_folder_with_a_run(sweep, tmp_path):
 
 
 def test_everything_that_decides_a_result_can_be_a_factor():
-    assert set(FACTORS) == set(Recipe().settings()) - {"seed"}
+    assert set(FACTORS) == {*Recipe().settings(), "model", "model_args", "weights"} - {"seed"}
     assert not set(FACTORS) & {"run", "device", "out_dir", "data_dir", "download"}
 
 

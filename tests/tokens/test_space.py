@@ -6,7 +6,6 @@ from graphs import counted_graphs
 from ranked import run_each, together
 
 from ptd_core import __main__ as command_line
-from ptd_core.model import HybridViT
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.records.history import history_file, read_csv
@@ -65,7 +64,7 @@ def test_a_whole_schedule_compiles_at_most_three_graphs(path):
         recipe = recipe.replace(drop_shape="polynomial")
     if recipe.drop_shape in ("polynomial", "cosine"):
         recipe = recipe.replace(drop_start=10, drop_end=90)
-    model, teacher = (HybridViT.of(recipe.vit, 5, "fused") for _ in range(2))
+    model, teacher = (recipe.vit.build(5, "fused") for _ in range(2))
     network = recipe.token_drop.network(model.train(), teacher.eval()).train()
     compiled, graphs = counted_graphs(network, "eager")
     images = torch.randn(2, 3, 32, 32)
