@@ -28,7 +28,7 @@ PUBLISHED = {f"drop_{name}": getattr(DropSchedule(), name) for name in CURRICULU
 WITH_SLIDER = (*(f"drop_{name}" for name in CURRICULUM), "drop_block", "epochs")
 NO_TOKEN_DROP = ("drop_path",)  # by its name alone
 MAX_RATIO = 95  # percent: where the sliders for drop ratios end, if so many tokens can be dropped
-DATA_BYTES = 700_000  # of a saliency page before base64: the page stays below 1 MiB
+DATA_BYTES = 680_000  # of a saliency page before base64: the page stays below 1 MiB
 MAX_IMAGES = 48
 SHOWN_SIDE = 128  # pixels; larger images are shown reduced
 
