@@ -71,7 +71,7 @@ def _by_block(axes: Axes, rows: list[Row], value: str) -> None:
     axes.set_xticks(sorted({int(row.blocks) for row in rows if row.blocks.isdecimal()}))
     whole = [getattr(row, value) for row in rows if row.kept == most]
     if whole and value == "accuracy":
-        axes.axhline(mean_and_sd(whole)[0], color=GREY, linestyle=":", label="all tokens")
+        axes.axhline(mean_and_sd(whole)[0], color=GREY, linestyle="-.", label="all tokens")
 
 
 def _line(axes: Axes, number: int, label: str, groups: list[tuple[int, list[Row]]], value: str) -> None:
@@ -85,8 +85,9 @@ def _line(axes: Axes, number: int, label: str, groups: list[tuple[int, list[Row]
     known = [(place, values) for place, values in known if values]
     if not known:
         return
-    axes.plot([place for place, _ in known], [mean_and_sd(values)[0] for _, values in known],
-              color=colour, label=readable(label), linewidth=1.2)  # fmt: skip
+    style = "-" if number < len(COLOURS) else ":"  # the colours are used twice
+    axes.plot([place for place, _ in known], [mean_and_sd(values)[0] for _, values in known], style,
+              color=colour, label=readable(label), linewidth=1.4)  # fmt: skip
     for place, values in known:
         axes.plot([place] * len(values), values, marker, color=colour, markersize=3.5, alpha=0.7)
     if value == "faster":
