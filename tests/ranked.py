@@ -73,6 +73,8 @@ def run_and_watch(ranks, recipe):
     steps = []
 
     def watch(module, inputs, output):
+        if not isinstance(output, torch.Tensor) or output.is_meta:  # the latter only counts operations
+            return
         if module.training and isinstance(module, Dropout):
             steps[-1][0].append((output == 0).flatten()[:500])
         if module.training and isinstance(module, DropPath):
