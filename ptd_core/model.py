@@ -14,13 +14,14 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ptd_core.machine.dropout import Dropout
+from ptd_core.tokens.grid import TokenGrid
 
 ATTENTION_KERNELS = ("fused", "explicit")
 STEM_STRIDES = {1: (1, 1, 1), 2: (1, 2, 1), 4: (2, 2, 1), 8: (2, 2, 2)}  # of the three convolutions, by their product
 
 
 @dataclass(frozen=True)
-class ViTConfig:
+class ViTConfig(TokenGrid):
     """The sizes and rates of a HybridViT; the defaults are the published ones. Raises ValueError if they do not divide.
 
     img_size, stem_stride: in pixels. stem_width: channels after the first convolution, doubled by the second.
@@ -45,7 +46,8 @@ class ViTConfig:
         if self.img_size % self.stem_stride or self.embed_dim % self.num_heads:
             raise ValueError(
                 "img_size must be a multiple of stem_stride and embed_dim of num_heads; got "
-                f"{self.img_size=}, {self.stem_stride=}, {self.embed_dim=}, {self.num_heads=}".replace("self.", "")
+                f"img_size={self.img_size}, stem_stride={self.stem_stride}, embed_dim={self.embed_dim}, "
+                f"num_heads={self.num_heads}"
             )
 
     prefix_tokens = 1  # the class token
@@ -65,16 +67,6 @@ class ViTConfig:
     def stride(self) -> int:
         """Image pixels per token side."""
         return self.stem_stride
-
-    @property
-    def grid_size(self) -> int:
-        """Patch tokens a side."""
-        return self.img_size // self.stride
-
-    @property
-    def patch_tokens(self) -> int:
-        """N."""
-        return self.grid_size**2
 
     @property
     def stem_channels(self) -> tuple[int, int, int, int]:

@@ -43,6 +43,7 @@ class Trainer:
     for the run in results. Everything random in epoch t is drawn from (seed, t), so a trainer whose state was saved
     after epoch t and loaded elsewhere trains on exactly as the first would have. So does one that was stopped within
     an epoch: `partial` holds what has been done of it, None between epochs.
+    normalise: images in [0, 1] (B, 3, S, S) -> what the model takes.
     probes: what they measure after each evaluated epoch goes into its record's `extra`. Only the process that writes
     has any, so a probe must not wait for other processes.
 
@@ -75,7 +76,7 @@ class Trainer:
         self.steps_per_epoch = self.batches.steps
         if not self.steps_per_epoch:
             raise DataError(f"{len(dataset.train)} training images do not fill one batch of {recipe.batch_size}")
-        self._mean, self._std = torch.tensor([dataset.mean, dataset.std], device=self.device).view(2, 1, 3, 1, 1)
+        self.normalise = dataset.normaliser(self.device)
         model = begin_with(build_model(recipe, self.classes, path.attention), recipe.weights, vit.adapted)
         self.model = path.place(ranks.global_batch_norm(model), self.device)
         self.averaged = WarmupEma(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
@@ -115,10 +116,6 @@ class Trainer:
             self.next_epoch += 1  # before the yield: a caller saves the state of a trainer that has done this epoch
             self.partial = None
             yield record
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] (B, 3, S, S) -> what the model takes."""
-        return (images - self._mean) / self._std
 
     def evaluate(self, model: nn.Module, split: Split) -> tuple[float, float]:
         """Mean cross-entropy in nats and accuracy in percent on a split, with all tokens."""

@@ -19,7 +19,6 @@ from ptd_core.token_drop import TokenDrop
 
 RATIOS = (0.0, 0.1, 0.2, 0.35)
 COMPILATIONS = {"cpu": ("off", "inductor"), "cuda": ("off", "inductor", "cudagraphs"), "mps": ("off",)}
-FEWER = 4  # batches are so much smaller where many cases are compared on a CPU
 
 
 def paths(work: Workload, rounds: int) -> list[dict]:
@@ -64,7 +63,7 @@ def steps(work: Workload, rounds: int) -> list[dict]:
 
 def lengths(work: Workload, rounds: int) -> list[dict]:
     """Forward and backward of two blocks against the number of tokens, around multiples of 8 from 128 to 257."""
-    batch = work.recipe.batch_size // (FEWER if work.device.type == "cpu" else 1)
+    batch = work.small_batch
     recipe = work.recipe.replace(depth=2, drop_block=0)
     model = work.path.place(recipe.vit.build(CLASSES, work.path.attention), work.device).train()
     tokens = torch.randn(batch, 257, recipe.embed_dim, device=work.device)
@@ -107,7 +106,7 @@ def peers(work: Workload, rounds: int) -> list[dict]:
 
 def growth(work: Workload, rounds: int) -> list[dict]:
     """How a step's time grows with the batch, the tokens (by the image's side) and the depth, at d = 0."""
-    few = max(2, work.recipe.batch_size // (FEWER if work.device.type == "cpu" else 1))
+    few = max(2, work.small_batch)
     side, depth = work.recipe.image_size, work.recipe.depth
     changes = [{"batch_size": size} for size in (few // 4, few // 2, few, 2 * few) if size >= 2]
     changes += [{"batch_size": few, "image_size": size} for size in (side // 2, side * 3 // 2)]

@@ -26,7 +26,6 @@ from ptd_core.tokens.fates import places_left
 
 METHODS = PROJECT_ROOT / "parameters" / "space"
 SHARE = 0.5  # of the patch tokens, after the last dropping block
-FEWER = 4  # a CPU's batches are so much smaller
 ALL, GATHER = "all tokens", ", gather after attention"
 
 
@@ -50,8 +49,7 @@ class GatherAfterAttention(TokenDropViT):
 
 def space(work: Workload, rounds: int) -> list[dict]:
     """Training steps and their peak memory, each method with half of the tokens after its last dropping block."""
-    few = work.recipe.batch_size // (FEWER if work.device.type == "cpu" else 1)
-    base = work.recipe.replace(batch_size=max(2, few), dataset="shapes")
+    base = work.recipe.replace(batch_size=max(2, work.small_batch), dataset="shapes")
     cases, rows = {}, []
     for name, recipe, keep in [(ALL, base, None), *methods(base)]:
         gathers = [False, True] if keep and _can_gather(recipe) else [False]

@@ -16,6 +16,7 @@ from ptd_core.token_drop import Keep, TokenDrop, TokenDropViT
 from ptd_core.trainer import Trainer, build_model
 
 CLASSES = 100
+FEWER = 4  # batches are so much smaller where many cases are compared on a CPU
 BATCHES = 4  # in the set of random images; what they show changes no time
 
 
@@ -47,6 +48,11 @@ class Workload:
         self.trainer = Trainer(recipe, self.dataset)
         self.device = self.trainer.device
         self.path = self.trainer.path
+
+    @property
+    def small_batch(self) -> int:
+        """Images of a step where many cases are compared: the recipe's batch, on a CPU a part of it."""
+        return self.recipe.batch_size // (FEWER if self.device.type == "cpu" else 1)
 
     def keep(self, ratio: float) -> Keep | None:
         """What one dropping block keeps at a drop ratio; None for all tokens."""

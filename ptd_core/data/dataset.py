@@ -5,6 +5,7 @@ Shapes of arrays: n images, 3 channels, S pixels a side.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -62,6 +63,11 @@ class Dataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     notes: tuple[str, ...] = ()
+
+    def normaliser(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function on a device from images in [0, 1] (B, 3, S, S) to what a model takes."""
+        mean, std = torch.tensor([self.mean, self.std], device=device).view(2, 1, 3, 1, 1)
+        return lambda images: (images - mean) / std
 
     @cached_property
     def digest(self) -> str:

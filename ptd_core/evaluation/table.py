@@ -98,6 +98,7 @@ def markdown(rows: list[Row]) -> str:
     timed, known = (any(not math.isnan(v) for v in values) for values in (
         [row.images_per_second for row in rows], [row.object_kept for row in rows]))  # fmt: skip
     shown = [True, True, True, True, known, timed, timed, True]
+    several = len({row.cell for row in rows}) > 1
     most, whole = max(row.kept for row in rows), set()
     table = [head, ["---"] * len(head)]
     for line, groups in lines(rows).items():
@@ -108,7 +109,7 @@ def markdown(rows: list[Row]) -> str:
                 if first.cell in whole:
                     continue
                 whole.add(first.cell)
-                name = "all tokens" if name.partition(", ")[0] != first.cell else f"{first.cell}, all tokens"
+                name = f"{first.cell}, all tokens" if several else "all tokens"
             table.append([
                 name, str(first.kept), ", ".join(str(row.seed) for row in group),
                 spread([row.accuracy for row in group]), "" if math.isnan(covered[0]) else spread(covered),

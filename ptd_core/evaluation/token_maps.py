@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ptd_core.evaluation.accuracy import evaluating
+from ptd_core.evaluation.attention_maps import refuse_unsquare
 from ptd_core.saliency import CLASS_ROW, GIVEN, places_mask
 from ptd_core.token_drop import Keep, TokenDrop, TokenDropViT
 from ptd_core.tokens.vit_parts import embed
@@ -64,8 +65,7 @@ def token_maps(
 
 def grid_of(vit: nn.Module, images: Tensor) -> int:
     """G, the patch tokens a side of such images. Raises ValueError for images that are not square."""
-    if images.shape[-1] != images.shape[-2]:
-        raise ValueError(f"images must be square; got {tuple(images.shape)}")
+    refuse_unsquare(images)
     with torch.no_grad(), evaluating(vit):
         return round((embed(vit, images[:1]).shape[1] - vit.num_prefix_tokens) ** 0.5)
 

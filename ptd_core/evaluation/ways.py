@@ -4,7 +4,7 @@ import functools
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ptd_core.cost import cost
 from ptd_core.data.dataset import Dataset, Split
@@ -33,11 +33,7 @@ def rows_of(
     path = FastPath.choose(device, recipe.precision, recipe.attention, "off")
     vit = path.place(vit, device)
     train, test = dataset.train.to(device), dataset.test.part(images or len(dataset.test)).to(device)
-    mean, std = torch.tensor([dataset.mean, dataset.std], device=device).view(2, 1, 3, 1, 1)
-
-    def normalise(pixels: Tensor) -> Tensor:
-        return (pixels - mean) / std
-
+    normalise = dataset.normaliser(device)
     reduced = {
         policy: Reduced.of(vit, policy, train, normalise) for policy in dict.fromkeys(point.policy for point in ways)
     }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ptd_core.errors import did_you_mean
 from ptd_core.tokens import vit_parts
+from ptd_core.tokens.grid import TokenGrid
 
 Value = int | float | bool | str
 
@@ -25,7 +26,7 @@ _KNOWN = tuple(inspect.signature(vision_transformer.VisionTransformer).parameter
 
 
 @dataclass(frozen=True)
-class TimmConfig:
+class TimmConfig(TokenGrid):
     """A timm model by its name, with arguments of its own as (name, value) pairs.
 
     img_size: in pixels. drop_rate: of dropout after positions, attention projection and in the MLP, and before the
@@ -110,16 +111,6 @@ class TimmConfig:
     def stride(self) -> int:
         """Image pixels per token side."""
         return self.skeleton.patch_embed.feat_ratio()
-
-    @property
-    def grid_size(self) -> int:
-        """Patch tokens a side."""
-        return self.img_size // self.stride
-
-    @property
-    def patch_tokens(self) -> int:
-        """N."""
-        return self.grid_size**2
 
 
 @functools.lru_cache(maxsize=64)
