@@ -9,6 +9,7 @@ from ptd_core.cost import cost
 from ptd_core.errors import OutputError
 from ptd_core.evaluate import evaluate_runs, main
 from ptd_core.evaluation import table
+from ptd_core.machine.clock import Timing
 from ptd_core.run import execute
 from ptd_core.token_drop import TokenDrop
 from ptd_core.views.fewer_tokens import fewer_tokens_figure
@@ -58,6 +59,22 @@ def test_the_command_prints_means_and_keeps_every_run(runs, tmp_path, capsys):
     timed = [row.run for row in rows if not math.isnan(row.images_per_second)]
     assert set(timed) == {"ptd_seed0", "baseline"}  # the first run of each cell
     assert (tmp_path / "new" / "folder" / "evaluation.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_speed_is_that_of_all_tokens_over_each_way(runs, monkeypatch):
+    """A way with k tokens takes k seconds here."""
+    seconds = {}
+
+    def interleave(cases, rounds, device):
+        for case in cases:
+            seconds[case] = float(case.kept) if case else 64.0
+        return {case: Timing([seconds[case]] * rounds, seconds[case]) for case in cases}
+
+    monkeypatch.setattr("ptd_core.evaluation.ways.interleave", interleave)
+    rows = evaluate_runs(runs[0][:1], ["keep=1,.5,.25"], rounds=3)
+    assert [(row.kept, row.faster, row.images_per_second) for row in rows] == [
+        (64, 1, 32 / 64), (32, 2, 32 / 32), (16, 4, 32 / 16),
+    ]  # fmt: skip
 
 
 def test_rows_read_back_as_they_were(runs, tmp_path):

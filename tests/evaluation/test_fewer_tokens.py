@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ptd_core.evaluation.fewer_tokens import Reduced, evaluate
+from ptd_core.saliency import object_coverage, places_mask
 from ptd_core.token_drop import TokenDrop
 from ptd_core.trainer import build_model
 
@@ -64,6 +65,22 @@ def test_the_share_of_the_object_is_counted_pixel_by_pixel(tiny, tiny_shapes, sh
             under += (y // 2) * 8 + x // 2 in kept
     assert outcome(model, recipe, tiny_shapes, (20,)).object_kept == pytest.approx(under / of_object)
     assert 0 < under < of_object
+
+
+def test_places_are_marked_on_the_grid():
+    found = places_mask(torch.tensor([[0, 5, -1], [8, 3, 4]]), 3)  # -1: a token made of several
+    assert found.flatten(1).nonzero().tolist() == [[0, 0], [0, 5], [1, 3], [1, 4], [1, 8]]
+
+
+def test_with_several_blocks_the_last_one_counts(tiny, tiny_shapes, sharp):
+    recipe = tiny(**PLAIN, drop_blocks="0, 1")
+    model = sharp(recipe)
+    images = tiny_shapes.test.images.float() / 255 * 2 - 1
+    _, places = definition.run(model, images, recipe.token_drop, (40, 12))
+    kept = places_mask(places, 8)
+    assert kept.flatten(1).sum(1).tolist() == [12] * len(images)
+    expected = object_coverage(kept, tiny_shapes.test.masks)
+    assert outcome(model, recipe, tiny_shapes, (40, 12)).object_kept == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("fate", ["fuse", "merge", "skip", "bypass"])
