@@ -468,7 +468,10 @@ class Recipe(BaseModel):
     @property
     def keeps(self) -> list[Keep | None]:
         """`keep` of every epoch."""
-        return [self.keep(epoch) for epoch in range(self.epochs)]
+        schedule = self.schedule
+        passes = [(schedule.ratio(epoch), side) for epoch, side in enumerate(self.sides)]
+        found = {one: self.keep_at(*one) for one in set(passes)}  # most of many epochs are like others
+        return [found[one] for one in passes]
 
     def kept_tokens(self, epoch: int) -> int:
         """Patch tokens that the last dropping block keeps in an epoch."""

@@ -193,6 +193,21 @@ def test_parameter_files_load_and_are_named_after_their_run(path):
     assert "# Expected: " in text and "to be measured" not in text
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"drop_shape": "cyclic", "drop_cycle": 3, "drop_tail": 2},
+        {"size_stages": "24/28/32 at 60/20/20", "drop_shape": "steps", "drop_stages": ".5/.75/1 at 45/40/15"},
+        {"size_stages": "16/32 at 50/50", "drop_blocks": "1, 2", "drop_shares": "1, 1.5", "drop_fate": "fuse"},
+    ],
+    ids=str,
+)
+def test_what_every_epoch_keeps_is_what_each_keeps(settings):
+    recipe = Recipe(**settings, epochs=23)
+    assert recipe.keeps == [recipe.keep(epoch) for epoch in range(23)]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_parameter_files_mean_the_same_in_a_chapter_and_on_the_command_line(path):
     """The chapters' own defaults differ in drop_final; a file must not depend on which defaults it lands on."""
