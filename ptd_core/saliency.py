@@ -40,12 +40,14 @@ class Chosen:
     """What a block that drops tokens chose.
 
     place_BN: int64, where in the image each patch token that reached it comes from, as in `Seen`. scores_BN: their
-    scores. kept_BK: the places of those that it kept.
+    scores. kept_Bk: the places of those that it kept. part_BN: the place of the kept one that each is part of from then
+    on: its own, its partner's if it is merged, -1 otherwise.
     """
 
     place_BN: Tensor
     scores_BN: Tensor
-    kept_BK: Tensor
+    kept_Bk: Tensor
+    part_BN: Tensor
 
 
 def attention_rows(query_BHnD: Tensor, key_BHTD: Tensor) -> Tensor:

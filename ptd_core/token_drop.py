@@ -8,7 +8,6 @@ K kept tokens with the prefix, E embedding, G patch tokens of the whole image.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,9 +19,8 @@ from ptd_core.errors import did_you_mean
 from ptd_core.saliency import ASK_THE_CLASS_TOKEN, SCORES, SIGNED, Chosen, Seen, gather_tokens, kept_tokens
 from ptd_core.tokens import vit_parts
 from ptd_core.tokens.choices import CHOICES
-from ptd_core.tokens.fates import FATES, PUT_BACK, REDUCE, discard, places_left, put_back
-
-Keep = tuple[int, ...]  # kept patch tokens, one number for each block that drops
+from ptd_core.tokens.fates import FATES, PUT_BACK, REDUCE, discard, part_of, places_left, put_back
+from ptd_core.tokens.reaching import Keep, tokens_reaching
 
 ATTENDED = ("all", "kept")
 
@@ -100,24 +98,6 @@ class TokenDrop:
     def reaching(self, keep: Keep, patch_tokens: int) -> list[int]:
         """Patch tokens that reach each dropping block. Raises ValueError if it is told to keep more, or less than 1."""
         return tokens_reaching(self.blocks, keep, patch_tokens, self.left)
-
-
-def tokens_reaching(
-    blocks: tuple[int, ...], keep: Keep, patch_tokens: int, left: Callable[[int, int], int] = lambda kept, _: kept
-) -> list[int]:
-    """Patch tokens that reach each of some blocks, if left(kept, tokens) go on from one that keeps so many of them.
-
-    Raises ValueError unless keep has one number for each block, from 1 to what reaches it.
-    """
-    if not isinstance(keep, (tuple, list)) or len(keep) != len(blocks):
-        raise ValueError(f"keep must be a tuple, one number for each of the blocks {blocks}; got {keep}")
-    found = []
-    for kept in keep:
-        found.append(patch_tokens)
-        if not 1 <= kept <= patch_tokens:
-            raise ValueError(f"keep must be from 1 to the {patch_tokens} patch tokens; got {kept}")
-        patch_tokens = left(kept, patch_tokens)
-    return found
 
 
 class TokenDropViT(nn.Module):
@@ -224,19 +204,23 @@ class TokenDropViT(nn.Module):
         with torch.no_grad():  # a token is in or out: no gradient flows through the choice
             scores_BN = SCORES[drop.score](seen)
             index_BK = kept_tokens(CHOICES[drop.choice](scores_BN, keep, x_BTE[:, prefix:]), keep, prefix)
-            if trace is not None:
-                trace.append(Chosen(place_BN, scores_BN, places_left("discard", place_BN, index_BK, prefix)))
         reduce = REDUCE.get(drop.fate, discard)
+
+        def reduced(x_BTE: Tensor) -> Tensor:
+            if trace is not None:
+                trace.append(Chosen(place_BN, scores_BN, *part_of(drop.fate, x_BTE, index_BK, place_BN, prefix)))
+            return reduce(x_BTE, index_BK, seen)
+
         if not attends_all:
-            x_BTE = block(reduce(x_BTE, index_BK, seen))
+            x_BTE = block(reduced(x_BTE))
         elif reduce is discard:  # what is gone, or takes no part, needs no query
             asking_BKE = gather_tokens(normed_BTE, index_BK)
             attended = vit_parts.attend(attention, asking_BKE, seen.query(asking_BKE), key, value)
-            x_BTE = vit_parts.attention_residual(block, gather_tokens(x_BTE, index_BK), attended)
+            x_BTE = vit_parts.attention_residual(block, reduced(x_BTE), attended)
             x_BTE = vit_parts.mlp_residual(block, x_BTE)
         else:  # what is fused or merged has attended before
             attended = vit_parts.attend(attention, normed_BTE, seen.query(normed_BTE), key, value)
-            x_BTE = reduce(vit_parts.attention_residual(block, x_BTE, attended), index_BK, seen)
+            x_BTE = reduced(vit_parts.attention_residual(block, x_BTE, attended))
             x_BTE = vit_parts.mlp_residual(block, x_BTE)
         return x_BTE, places_left(drop.fate, place_BN, index_BK, prefix), index_BK
 

@@ -72,21 +72,23 @@ def score(name, prefix, x, weights, values, places, grid, given):
 
 
 def reduced(fate, x, chosen, rest, class_row, prefix):
-    """The tokens that go on: the chosen ones, and what the fate makes of the rest."""
-    kept = [x[token] for token in chosen]
-    if fate == "fuse":
-        kept.append(sum(class_row[token] * x[token] for token in rest))
+    """The tokens that go on, the chosen ones and what the fate makes of the rest; and for each the tokens it is of."""
+    groups = {token: [token] for token in chosen}
     if fate == "merge":
-        groups = {token: [x[token]] for token in chosen}
         for token in rest:
             likeness = {t: F.cosine_similarity(x[token], x[t], dim=0).item() for t in chosen if t >= prefix}
-            groups[max(likeness, key=likeness.get)].append(x[token])
-        kept = [sum(group) / len(group) for group in groups.values()]
-    return torch.stack(kept)
+            groups[max(likeness, key=likeness.get)].append(token)
+    kept = [sum(x[token] for token in group) / len(group) for group in groups.values()]
+    if fate == "fuse":
+        kept.append(sum(class_row[token] * x[token] for token in rest))
+    return torch.stack(kept), list(groups.values())
 
 
-def run(vit, images, drop, keep, given=None):
-    """Logits of `vit` for images (B, C, S, S) under a policy, and the places of the tokens that are left."""
+def run(vit, images, drop, keep, given=None, parts=None):
+    """Logits of `vit` for images (B, C, S, S) under a policy, and the places of the tokens that are left.
+
+    parts: a list that gets for each image, and each patch token in the last dropping block, the places it is made of.
+    """
     from ptd_core.tokens.vit_parts import embed
 
     prefix, finals, places_left = vit.num_prefix_tokens, [], []
@@ -94,7 +96,7 @@ def run(vit, images, drop, keep, given=None):
     for image, x in enumerate(embed(vit, images)):
         places = list(range(len(x) - prefix))
         grid = math.isqrt(len(places))
-        waiting = None
+        waiting, made_of = None, [[place] for place in places]
         for number, block in enumerate(vit.blocks):
             if waiting and number == drop.until:
                 x, places = restored(x, *waiting)
@@ -114,10 +116,13 @@ def run(vit, images, drop, keep, given=None):
             class_row = weights[:, 0].mean(0).detach()
             came, came_places = x, places
             if drop.attended == "kept":
-                x = whole(block, reduced(drop.fate, x, chosen, rest, class_row, prefix))
+                x, groups = reduced(drop.fate, x, chosen, rest, class_row, prefix)
+                x = whole(block, x)
             else:
-                attended = x + scaled(block, "ls1", out)
-                x = mlp(block, reduced(drop.fate, attended, chosen, rest, class_row, prefix))
+                x, groups = reduced(drop.fate, x + scaled(block, "ls1", out), chosen, rest, class_row, prefix)
+                x = mlp(block, x)
+            found = [[place for token in group for place in made_of[token - prefix]] for group in groups[prefix:]]
+            made_of = found + [[]] * (drop.fate == "fuse") if drop.fate not in ("skip", "bypass") else made_of
             places = [places[token - prefix] for token in chosen[prefix:]] + [-1] * (drop.fate == "fuse")
             if drop.fate == "skip":
                 x, places = restored(x, came, came_places, chosen)
@@ -127,6 +132,8 @@ def run(vit, images, drop, keep, given=None):
             x, places = restored(x, *waiting)
         finals.append(vit.forward_head(vit.norm(x).unsqueeze(0)))
         places_left.append(places)
+        if parts is not None:
+            parts.append(found)
     return torch.cat(finals), torch.tensor(places_left)
 
 
@@ -136,6 +143,34 @@ def restored(x, came, came_places, chosen):
     for token, now in zip(chosen, x):
         tokens[token] = now
     return torch.stack(tokens), came_places
+
+
+def merged(vit, image, pairs, parts=None):
+    """Token merging (ToMe): logits of one image. parts: a list that gets the places of each group."""
+    from ptd_core.tokens.vit_parts import embed
+
+    x = list(embed(vit, image.unsqueeze(0))[0])
+    size = [1] * len(x)  # how many tokens each stands for
+    made_of = [[token - 1] for token in range(len(x))]
+    for block in vit.blocks:
+        tokens = torch.stack(x)
+        q, k, v = heads_of(block, tokens)
+        logits = torch.einsum("hid,hjd->hij", q, k) / q.shape[-1] ** 0.5 + torch.tensor(size).to(q).log()
+        out = torch.einsum("hij,hjd->ihd", logits.softmax(-1), v).flatten(1)
+        tokens = tokens + scaled(block, "ls1", F.linear(out, block.attn.proj.weight, block.attn.proj.bias))
+        even, odd = range(0, len(x), 2), range(1, len(x), 2)
+        key = k.mean(0)
+        partner = {i: max(odd, key=lambda j: F.cosine_similarity(key[i], key[j], dim=0).item()) for i in even}
+        near = {i: F.cosine_similarity(key[i], key[j], dim=0).item() for i, j in partner.items()}
+        going = sorted((i for i in even if i > 0), key=lambda i: -near[i])[:pairs]
+        groups = [[i] for i in even if i not in going] + [[j, *(i for i in going if partner[i] == j)] for j in odd]
+        x = [sum(size[i] * tokens[i] for i in group) / sum(size[i] for i in group) for group in groups]
+        size = [sum(size[i] for i in group) for group in groups]
+        made_of = [[place for i in group for place in made_of[i]] for group in groups]
+        x = list(mlp(block, torch.stack(x)))
+    if parts is not None:
+        parts.append(made_of[1:])
+    return vit.forward_head(vit.norm(torch.stack(x)).unsqueeze(0))
 
 
 def assert_same_with_gradients(vit, ours, theirs, rtol=1e-8, atol=1e-10):

@@ -5,9 +5,7 @@ them with its whole matrix of weights, from which the class token's row is taken
 """
 
 import functools
-import itertools
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,17 +13,14 @@ from torch import Tensor
 from ptd_core.bench.memory import peak_of
 from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.cost import cost
+from ptd_core.evaluation.methods import keep_of, methods
 from ptd_core.machine.clock import interleave, with_times
-from ptd_core.parameters import read_parameters
-from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.saliency import attention_rows, gather_tokens, kept_tokens, patch_scores
 from ptd_core.token_drop import Keep, TokenDrop, TokenDropViT
 from ptd_core.tokens import vit_parts
 from ptd_core.tokens.fates import places_left
 
-METHODS = PROJECT_ROOT / "parameters" / "space"
-SHARE = 0.5  # of the patch tokens, after the last dropping block
 ALL, GATHER = "all tokens", ", gather after attention"
 
 
@@ -51,7 +46,8 @@ def space(work: Workload, rounds: int) -> list[dict]:
     """Training steps and their peak memory, each method with half of the tokens after its last dropping block."""
     base = work.recipe.replace(batch_size=max(2, work.small_batch), dataset="shapes")
     cases, rows = {}, []
-    for name, recipe, keep in [(ALL, base, None), *methods(base)]:
+    methods_at_half = ((name, one, keep_of(one)) for name, one in methods(base).items())
+    for name, recipe, keep in [(ALL, base, None), *methods_at_half]:
         gathers = [False, True] if keep and _can_gather(recipe) else [False]
         for gather in gathers:
             case = name + GATHER * gather
@@ -65,28 +61,6 @@ def space(work: Workload, rounds: int) -> list[dict]:
     timings = interleave(cases, rounds, work.device)
     found = with_times(rows, timings, base.batch_size)
     return [{**row, "speedup": timings[ALL].over(timings[row["case"]])} for row in found]
-
-
-def methods(base: Recipe, folder: Path = METHODS) -> list[tuple[str, Recipe, Keep]]:
-    """Each method's name, the base with its settings of token drop, and what it keeps for SHARE of the tokens."""
-    ours = {name: field.default for name, field in Recipe.model_fields.items() if name.startswith("drop_")}
-    found = []
-    for file in sorted(folder.glob("*.yaml")):
-        own = {name: value for name, value in read_parameters(file).items() if name.startswith("drop_")}
-        recipe = base.replace(**{**ours, **own})
-        found.append((file.stem, recipe, keep_of(recipe)))
-    return found
-
-
-def keep_of(recipe: Recipe, share: float = SHARE) -> Keep:
-    """What the recipe's policy keeps so that its last dropping block lets out `share` of the patch tokens.
-
-    With several blocks each drops equally much of what reaches it; the nearest number above, where not all can be kept.
-    """
-    wanted = share * recipe.vit.patch_tokens
-    ratios = (step / 1000 for step in range(1, 1000))
-    keeps = (keep for keep in map(recipe.keep_at, ratios) if keep)
-    return list(itertools.takewhile(lambda keep: keep[-1] >= wanted, keeps))[-1]
 
 
 def step(recipe: Recipe, keep: Keep | None, gather: bool = False) -> Callable[[], None]:

@@ -92,7 +92,7 @@ class _Watched(nn.Module):
     def forward(self, images: Tensor, keep: Keep, given_BG: Tensor | None = None) -> Tensor:
         vit, trace = self.network.vit, []
         x_BTE, _ = self.network.run_blocks(images, keep, given_BG, trace)
-        self.kept.append(places_mask(trace[-1].kept_BK, self.grid).cpu())
+        self.kept.append(places_mask(trace[-1].kept_Bk, self.grid).cpu())
         return vit.forward_head(vit.norm(x_BTE))
 
 

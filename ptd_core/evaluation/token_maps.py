@@ -57,8 +57,8 @@ def token_maps(
     found = []
     for block, chosen in zip(policy.blocks, zip(*traces)):
         scores = torch.cat([_on_grid(part.place_BN, part.scores_BN, grid) for part in chosen])
-        kept = torch.cat([places_mask(part.kept_BK, grid) for part in chosen])
-        reaching, keeps = chosen[0].place_BN.shape[1], chosen[0].kept_BK.shape[1]
+        kept = torch.cat([places_mask(part.kept_Bk, grid) for part in chosen])
+        reaching, keeps = chosen[0].place_BN.shape[1], chosen[0].kept_Bk.shape[1]
         found.append(TokenMap(block, scores.cpu(), kept.cpu(), reaching, keeps))
     return found
 

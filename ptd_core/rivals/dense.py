@@ -5,7 +5,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ptd_core.model import ConvStem, ViTConfig
-from ptd_core.token_drop import Keep
+from ptd_core.tokens.reaching import Keep
 
 
 def timm_vit(vit: ViTConfig, num_classes: int, patch_drop_rate: float = 0.0, attention: str = "fused") -> nn.Module:

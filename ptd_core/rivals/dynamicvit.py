@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptd_core.saliency import gather_tokens, kept_tokens
-from ptd_core.token_drop import Keep, tokens_reaching
 from ptd_core.tokens import vit_parts
+from ptd_core.tokens.reaching import Keep, tokens_reaching
 
 RATIO_WEIGHT, CLASS_WEIGHT, TOKEN_WEIGHT = 2.0, 0.5, 0.5  # of the three losses beside cross-entropy, as published
 EPSILON = 1e-6  # keeps the masked softmax from 0 / 0
@@ -56,7 +56,10 @@ class DynamicViT(nn.Module):
         self.predictors = nn.ModuleList(Predictor(vit.embed_dim) for _ in blocks)
         self._teacher = (teacher,)  # in a tuple, so that its weights are not this module's
 
-    def forward(self, images: Tensor, keep: Keep | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, keep: Keep | None = None, trace: list[Tensor] | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """trace: a list that gets, in evaluation, the index of those that each predictor keeps of its tokens (B, K)."""
         if keep is None and self.training:  # several processes expect a gradient for every weight
             return self.vit(images), sum(0.0 * weight.sum() for weight in self.predictors.parameters())
         if keep is None:
@@ -65,17 +68,20 @@ class DynamicViT(nn.Module):
         patch_tokens = x_BTE.shape[1] - self.vit.num_prefix_tokens
         tokens_reaching(self.blocks, keep, patch_tokens)
         if not self.training:
-            return self._gathered(x_BTE, keep)
+            return self._gathered(x_BTE, keep, trace)
         return self._masked(images, x_BTE, [kept / patch_tokens for kept in keep])
 
-    def _gathered(self, x_BTE: Tensor, keep: Keep) -> Tensor:
+    def _gathered(self, x_BTE: Tensor, keep: Keep, trace: list[Tensor] | None) -> Tensor:
         stages, prefix = dict(zip(self.blocks, zip(self.predictors, keep))), self.vit.num_prefix_tokens
         for number, block in enumerate(self.vit.blocks):
             if number in stages:
                 predictor, kept = stages[number]
                 patches_BNE = x_BTE[:, prefix:]
                 scores_BN2 = predictor(patches_BNE, torch.ones_like(patches_BNE[:, :, :1]))
-                x_BTE = gather_tokens(x_BTE, kept_tokens(scores_BN2[:, :, 0], kept, prefix))
+                index_BK = kept_tokens(scores_BN2[:, :, 0], kept, prefix)
+                if trace is not None:
+                    trace.append(index_BK)
+                x_BTE = gather_tokens(x_BTE, index_BK)
             x_BTE = block(x_BTE)
         return self.vit.forward_head(self.vit.norm(x_BTE))
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptd_core.saliency import class_attention, gather_tokens, kept_tokens, patch_scores
-from ptd_core.token_drop import Keep
 from ptd_core.tokens import vit_parts
 from ptd_core.tokens.fates import dropped, put_back
+from ptd_core.tokens.reaching import Keep
 
 TRADE_OFF = 0.5  # share of a block's own class attention in the running mean
 
@@ -36,18 +36,19 @@ class EvoViT(nn.Module):
             raise ValueError(f"start must be a block from 1 to {len(vit.blocks) - 1}; got {start}")
         self.vit, self.start = vit, start
 
-    def forward(self, images: Tensor, keep: Keep | None = None) -> Tensor:
+    def forward(self, images: Tensor, keep: Keep | None = None, trace: list[Tensor] | None = None) -> Tensor:
+        """trace: a list that gets, for each block with fast tokens, the index of its slow ones (B, K)."""
         if keep is None:
             return self.vit(images)
         if not isinstance(keep, (tuple, list)) or len(keep) != 1:
             raise ValueError(f"keep must be a tuple with one number; got {keep}")
         x_BTE, seen_BN = vit_parts.embed(self.vit, images), None
         for number, block in enumerate(self.vit.blocks):
-            x_BTE, seen_BN = self._block(block, x_BTE, seen_BN, keep[0] if number >= self.start else None)
+            x_BTE, seen_BN = self._block(block, x_BTE, seen_BN, keep[0] if number >= self.start else None, trace)
         return self.vit.forward_head(self.vit.norm(x_BTE))
 
     def _block(
-        self, block: nn.Module, x_BTE: Tensor, seen_BN: Tensor | None, keep: int | None
+        self, block: nn.Module, x_BTE: Tensor, seen_BN: Tensor | None, keep: int | None, trace: list[Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """All tokens after the block, and the running mean of class attention."""
         prefix = self.vit.num_prefix_tokens
@@ -55,6 +56,8 @@ class EvoViT(nn.Module):
             own_BN = _class_attention(block, x_BTE)[:, prefix:]
             return block(x_BTE), own_BN if seen_BN is None else torch.lerp(seen_BN, own_BN, TRADE_OFF)
         index_BK = kept_tokens(seen_BN, keep, prefix)
+        if trace is not None:
+            trace.append(index_BK)
         fast_BT = dropped(index_BK, x_BTE.shape[1])
         weight_BT = F.pad(seen_BN, (prefix, 0)) * fast_BT
         weight_BT = weight_BT / weight_BT.sum(dim=1, keepdim=True)

@@ -8,7 +8,7 @@ from torch import nn
 from ptd_core.rivals.dynamicvit import DynamicViT
 from ptd_core.rivals.evo_vit import EvoViT
 from ptd_core.rivals.tome import ToMeViT, pairs_per_block
-from ptd_core.token_drop import Keep, tokens_reaching
+from ptd_core.tokens.reaching import Keep, tokens_reaching
 
 # (vit, blocks, teacher) -> the module that trains the ViT by the method
 NETWORKS: dict[str, Callable[[nn.Module, tuple[int, ...], nn.Module], nn.Module]] = {

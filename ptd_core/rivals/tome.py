@@ -8,8 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptd_core.token_drop import Keep
 from ptd_core.tokens import vit_parts
+from ptd_core.tokens.reaching import Keep
+
+# Indices among the even tokens of those that stay (B, A - r) and that go (B, r), and for the latter their partners
+# among the odd ones (B, r).
+Pairs = tuple[Tensor, Tensor, Tensor]
 
 
 class ToMeViT(nn.Module):
@@ -29,14 +33,17 @@ class ToMeViT(nn.Module):
             raise ValueError(f"merging keeps the class token alone apart; this ViT has {vit.num_prefix_tokens} of them")
         self.vit = vit
 
-    def forward(self, images: Tensor, keep: Keep | None = None) -> Tensor:
+    def forward(self, images: Tensor, keep: Keep | None = None, trace: list[Pairs] | None = None) -> Tensor:
+        """trace: a list that gets what each block merges."""
         if keep is None:
             return self.vit(images)
         x_BTE = vit_parts.embed(self.vit, images)
         size_BT1 = torch.ones_like(x_BTE[:, :, :1])
         pairs = pairs_per_block(x_BTE.shape[1] - 1, keep, len(self.vit.blocks))
         for block in self.vit.blocks:
-            x_BTE, size_BT1 = _block(block, x_BTE, size_BT1, pairs)
+            x_BTE, size_BT1, merged = _block(block, x_BTE, size_BT1, pairs)
+            if trace is not None:
+                trace.append(merged)
         return self.vit.forward_head(self.vit.norm(x_BTE))
 
 
@@ -52,11 +59,10 @@ def pairs_per_block(patch_tokens: int, keep: Keep, blocks: int) -> int:
     return pairs
 
 
-def match(metric_BTD: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor]:
+def match(metric_BTD: Tensor, pairs: int) -> Pairs:
     """Bipartite matching: tokens at even places, each with the odd one most like it (cosine); the best pairs merge.
 
-    Indices among the even tokens of those that stay (B, A - r) and that go (B, r), and for the latter their partners
-    among the odd ones (B, r). The class token stays, and is the first to do so.
+    The class token stays, and is the first to do so.
     """
     metric_BTD = F.normalize(metric_BTD, dim=-1)
     # Not @, which torch.compile would compile anew for even and for odd numbers of tokens.
@@ -76,7 +82,7 @@ def merge(x_BTE: Tensor, stay: Tensor, go: Tensor, partner: Tensor) -> Tensor:
     return torch.cat([even.gather(1, stay.unsqueeze(-1).expand(wide)), odd], dim=1)
 
 
-def _block(block: nn.Module, x_BTE: Tensor, size_BT1: Tensor, pairs: int) -> tuple[Tensor, Tensor]:
+def _block(block: nn.Module, x_BTE: Tensor, size_BT1: Tensor, pairs: int) -> tuple[Tensor, Tensor, Pairs]:
     attention, normed_BTE = block.attn, block.norm1(x_BTE)
     key, value = vit_parts.keys_values(attention, normed_BTE)
     query = vit_parts.queries(attention, normed_BTE)
@@ -87,4 +93,4 @@ def _block(block: nn.Module, x_BTE: Tensor, size_BT1: Tensor, pairs: int) -> tup
         stay, go, partner = match(key.mean(dim=1), pairs)
         merged_BT1 = merge(size_BT1, stay, go, partner)
     x_BTE = merge(x_BTE * size_BT1, stay, go, partner) / merged_BT1
-    return vit_parts.mlp_residual(block, x_BTE), merged_BT1
+    return vit_parts.mlp_residual(block, x_BTE), merged_BT1, (stay, go, partner)

@@ -42,13 +42,18 @@ def merge(x_BTE: Tensor, index_BK: Tensor, seen: Seen) -> Tensor:
     """
     kept_BKE = gather_tokens(x_BTE, index_BK)
     with torch.no_grad():
-        patches_BkE = kept_BKE[:, seen.prefix :]
-        likeness_BTk = F.normalize(x_BTE, dim=-1) @ F.normalize(patches_BkE, dim=-1).transpose(1, 2)
-        partner_BT = likeness_BTk.argmax(dim=2) + seen.prefix
+        partner_BT = _nearest_kept(x_BTE, index_BK, seen.prefix)
         joins_BTK = F.one_hot(partner_BT, index_BK.shape[1]) * dropped(index_BK, x_BTE.shape[1]).unsqueeze(-1)
         joins_BKT = joins_BTK.transpose(1, 2).to(x_BTE.dtype)
         size_BK = 1 + joins_BKT.sum(dim=2)
     return (kept_BKE + joins_BKT @ x_BTE) / size_BK.unsqueeze(-1)
+
+
+def _nearest_kept(x_BTE: Tensor, index_BK: Tensor, prefix: int) -> Tensor:
+    """Which of the K kept tokens, a patch token, is most like each token (cosine): (B, T)."""
+    patches_BkE = gather_tokens(x_BTE, index_BK[:, prefix:])
+    likeness_BTk = F.normalize(x_BTE, dim=-1) @ F.normalize(patches_BkE, dim=-1).transpose(1, 2)
+    return likeness_BTk.argmax(dim=2) + prefix
 
 
 def put_back(x_BTE: Tensor, index_BK: Tensor, kept_BKE: Tensor) -> Tensor:
@@ -66,6 +71,20 @@ def places_left(fate: str, place_BN: Tensor, index_BK: Tensor, prefix: int) -> T
     """The places of the patch tokens that a dropping block lets out; -1 for the one that stands for the rest."""
     place_Bk = place_BN.gather(1, index_BK[:, prefix:] - prefix)
     return F.pad(place_Bk, (0, 1), value=-1) if fate == "fuse" else place_Bk
+
+
+def part_of(fate: str, x_BTE: Tensor, index_BK: Tensor, place_BN: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+    """The places of the kept patch tokens (B, k), and for each patch token that of the kept one it is part of (B, N).
+
+    Itself if it is kept, -1 if it is part of none. x: the tokens as they come to the fate.
+    """
+    kept_Bk = index_BK[:, prefix:] - prefix
+    place_Bk = place_BN.gather(1, kept_Bk)
+    if fate == "merge":
+        into_BN = place_Bk.gather(1, _nearest_kept(x_BTE, index_BK, prefix)[:, prefix:] - prefix)
+    else:
+        into_BN = torch.full_like(place_BN, -1)
+    return place_Bk, into_BN.scatter(1, kept_Bk, place_Bk)
 
 
 REDUCE: dict[str, Reduce] = {"discard": discard, "fuse": fuse, "merge": merge}

@@ -8,9 +8,10 @@ from definition import assert_same_with_gradients
 from test_model import small
 
 from ptd_core.bench.report import section_table
-from ptd_core.bench.space import ALL, GATHER, GatherAfterAttention, keep_of, methods, space
+from ptd_core.bench.space import ALL, GATHER, GatherAfterAttention, space
 from ptd_core.bench.workload import Workload
 from ptd_core.cost import cost
+from ptd_core.evaluation.methods import keep_of, methods
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.token_drop import TokenDrop, TokenDropViT
 
@@ -20,24 +21,6 @@ FILES = sorted(path.stem for path in (PROJECT_ROOT / "parameters" / "space").glo
 @pytest.fixture
 def base(tiny):
     return tiny(depth=6, mixup_alpha=0.0, cutmix_alpha=0.0, rand_ops=0, batch_size=8, dropout=0.0, drop_path=0.0)
-
-
-def test_every_method_drops_as_its_file_says_and_keeps_half(base):
-    found = {name: (recipe, keep) for name, recipe, keep in methods(base)}
-    assert list(found) == FILES and FILES
-    evit, keep = found["evit"]
-    assert evit.token_drop.blocks == (1, 2, 3) and evit.drop_fate == "fuse"
-    ratio = next(r / 1000 for r in range(999, 0, -1) if evit.keep_at(r / 1000)[-1] >= 32)
-    assert keep == evit.keep_at(ratio) and keep[-1] == 32
-    assert {name: keep[-1] for name, (_, keep) in found.items()} == {
-        **dict.fromkeys(FILES, 32), "tome": 34,  # 64 less a multiple of 6 blocks
-    }  # fmt: skip
-    assert found["random_ltd"][1] == (32, 32)  # back after each block
-
-
-@pytest.mark.parametrize("share", [0.25, 0.75])
-def test_what_is_kept_is_the_share_that_is_asked_for(base, share):
-    assert keep_of(base.replace(drop_blocks="0, 1"), share)[-1] == 64 * share
 
 
 @pytest.mark.parametrize("policy", [TokenDrop((0, 2)), TokenDrop((1,), fate="bypass", until=3)], ids=str)
@@ -69,7 +52,8 @@ def test_the_table_has_all_methods_their_prediction_and_what_they_hold(base, mon
 
 def test_the_trainers_step_is_that_of_the_method(base):
     """It trains: the weights, and the predictor of a method that has one, are other ones afterwards."""
-    recipe, keep = next((recipe, keep) for name, recipe, keep in methods(base) if name == "dynamicvit")
+    recipe = methods(base)["dynamicvit"]
+    keep = keep_of(recipe)
     work = Workload(recipe)
     before = {name: value.clone() for name, value in work.trainer.step.network.named_parameters()}
     average = [value.clone() for value in work.trainer.averaged.module.parameters()]

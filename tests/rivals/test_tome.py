@@ -2,35 +2,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
-from definition import assert_same_with_gradients, heads_of, mlp, scaled
+from definition import assert_same_with_gradients, merged
 from test_model import small
 from test_token_drop import timm_vit
 
 from ptd_core.rivals.tome import ToMeViT, match, merge, pairs_per_block
-from ptd_core.tokens.vit_parts import embed
-
-
-def merged(vit, image, pairs):
-    """Logits of one image; size: how many tokens each stands for."""
-    x = list(embed(vit, image.unsqueeze(0))[0])
-    size = [1] * len(x)
-    for block in vit.blocks:
-        tokens = torch.stack(x)
-        q, k, v = heads_of(block, tokens)
-        logits = torch.einsum("hid,hjd->hij", q, k) / q.shape[-1] ** 0.5 + torch.tensor(size).to(q).log()
-        out = torch.einsum("hij,hjd->ihd", logits.softmax(-1), v).flatten(1)
-        tokens = tokens + scaled(block, "ls1", F.linear(out, block.attn.proj.weight, block.attn.proj.bias))
-        even, odd = range(0, len(x), 2), range(1, len(x), 2)
-        key = k.mean(0)
-        partner = {i: max(odd, key=lambda j: F.cosine_similarity(key[i], key[j], dim=0).item()) for i in even}
-        near = {i: F.cosine_similarity(key[i], key[j], dim=0).item() for i, j in partner.items()}
-        going = sorted((i for i in even if i > 0), key=lambda i: -near[i])[:pairs]
-        groups = [[i] for i in even if i not in going] + [[j, *(i for i in going if partner[i] == j)] for j in odd]
-        x = [sum(size[i] * tokens[i] for i in group) / sum(size[i] for i in group) for group in groups]
-        size = [sum(size[i] for i in group) for group in groups]
-        x = list(mlp(block, torch.stack(x)))
-    return vit.forward_head(vit.norm(torch.stack(x)).unsqueeze(0))
 
 
 @pytest.mark.parametrize("kernel", ["fused", "explicit"])
