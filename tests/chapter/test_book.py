@@ -15,7 +15,14 @@ from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe, parameters_cell
 
 BOOK = ROOT / "book"
-CHAPTERS = {"baseline": {"drop_final": 0.0}, "ptd": {}}
+CHAPTERS = {  # and where their parameters differ from a recipe's
+    "baseline": {"drop_final": 0.0},
+    "ptd": {},
+    "space": {
+        "subset": 2000, "test_subset": 500, "drop_final": 0.5, "drop_start": 0, "drop_shape": "flat", "epochs": 5,
+        "batch_size": 32, "eval_every": 5,
+    },
+}  # fmt: skip
 
 
 def chapter_notebook(chapter):
@@ -112,6 +119,33 @@ def test_run_all_twice_in_one_kernel_trains_what_the_cells_say_then(tmp_path):
         tmp_path / "twice.ipynb", tmp_path / "out.ipynb", parameters=parameters, progress_bar=False
     )
     assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_the_chapter_of_the_space_shows_methods_and_trains_points(tmp_path):
+    """On a model with two blocks, which leaves some methods out, and a recipe that the oracle cannot have."""
+    book = chapter_notebook("space")
+    again = 'assert notebook.read_recipe(globals(), before, chapter="space") == recipe'
+    book.cells.append(nbformat.v4.new_code_cell(again))
+    nbformat.write(book, tmp_path / "space.ipynb")
+    parameters = {**TINY, "epochs": 2, "drop_shape": "flat", "out_dir": str(tmp_path), "run": "tiny"}
+    papermill.execute_notebook(
+        tmp_path / "space.ipynb", tmp_path / "out.ipynb", parameters=parameters, progress_bar=False
+    )
+    book = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    text = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "left out: EViT (evit.yaml" in text and "left out: oracle (" in text
+    assert "4 methods on shapes, 64 patch tokens, 2 blocks" in text
+    trained = ("all_tokens", "class_attention", "centre", "random")
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {f"tiny_{name}" for name in trained}
+    first = tmp_path / "runs" / "tiny_all_tokens"
+    assert {path.stem for path in first.glob("space_*.png")} == {
+        f"space_{name}" for name in ("scores", "shares", "choices", "methods", "points")
+    }
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 9
+    (methods,) = [data["text/markdown"] for output in outputs if "text/markdown" in (data := output.get("data", {}))]
+    assert [line.split(" | ")[0] for line in methods.splitlines()[2:]] == ["| PatchDropout", "| PSS", "| PTD", "| ToMe"]
+    assert sum("<iframe srcdoc" in output.get("data", {}).get("text/html", "") for output in outputs) == 1
 
 
 @pytest.mark.parametrize(
