@@ -17,7 +17,8 @@ from torch import Tensor
 class Seen:
     """What a block that drops tokens sees when it scores them.
 
-    tokens_BTE: the tokens as the block gets them. x_BTE: as its attention takes them, after the first norm.
+    tokens_BTE: the tokens as the block gets them. x_BTE: as its attention takes them, after the first norm;
+    None where neither the policy nor the score, one of ASK_ATTENTION, asks for it.
     query: tokens (B, n, E) -> theirs (B, H, n, D). key, value: of all tokens, (B, H, T, D). Only what a score asks for
     is computed. prefix: P; token 0 is the class token, if there is one.
     place_BN: int64, where in the image each patch token comes from, counted row by row; -1 for one made of several.
@@ -25,7 +26,7 @@ class Seen:
     """
 
     tokens_BTE: Tensor
-    x_BTE: Tensor
+    x_BTE: Tensor | None
     query: Callable[[Tensor], Tensor]
     key: Callable[[], Tensor]
     value: Callable[[], Tensor]
@@ -156,6 +157,7 @@ SCORES: dict[str, Callable[[Seen], Tensor]] = {
 }
 GIVEN = tuple(name for name, score in SCORES.items() if score is given_score)
 CLASS_ROW = ("class_attention", "inverse", "class_attention_value")  # computed from the class token's attention
+ASK_ATTENTION = (*CLASS_ROW, "attention_received")  # of this block: they look at `Seen.x_BTE`
 ASK_THE_CLASS_TOKEN = (*CLASS_ROW, "averaged_attention")
 SIGNED = ("inverse",)  # no weights to draw by
 

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ptd_core.errors import did_you_mean
-from ptd_core.saliency import ASK_THE_CLASS_TOKEN, SCORES, SIGNED, Chosen, Seen, gather_tokens, kept_tokens
+from ptd_core.saliency import (
+    ASK_ATTENTION,
+    ASK_THE_CLASS_TOKEN,
+    SCORES,
+    SIGNED,
+    Chosen,
+    Seen,
+    gather_tokens,
+    kept_tokens,
+)
 from ptd_core.tokens import vit_parts
 from ptd_core.tokens.choices import CHOICES
 from ptd_core.tokens.fates import FATES, PUT_BACK, REDUCE, discard, part_of, places_left, put_back
@@ -80,6 +89,11 @@ class TokenDrop:
     @property
     def asks_the_class_token(self) -> bool:
         return self.score in ASK_THE_CLASS_TOKEN or self.fate == "fuse"
+
+    @property
+    def asks_attention(self) -> bool:
+        """Whether a dropping block needs all tokens as attention takes them."""
+        return self.attended == "all" or self.score in ASK_ATTENTION or self.fate == "fuse"
 
     def network(self, vit: nn.Module, teacher: nn.Module | None = None) -> "TokenDropViT":
         """The ViT run by this policy, which has no teacher."""
@@ -191,7 +205,8 @@ class TokenDropViT(nn.Module):
         """A block that drops: tokens (B, n, E), the places of the patch tokens among them, index of the kept (B, K).
         see: makes what the scores see, given what is of this block."""
         drop, attention, prefix = self.drop, block.attn, self.vit.num_prefix_tokens
-        normed_BTE, attends_all = block.norm1(x_BTE), drop.attended == "all"
+        normed_BTE = block.norm1(x_BTE) if drop.asks_attention else None
+        attends_all = drop.attended == "all"
         key, value = vit_parts.keys_values(attention, normed_BTE) if attends_all else (None, None)
         seen = see(
             tokens_BTE=x_BTE,

@@ -22,6 +22,7 @@ import pytest
 from conftest import TINY, Lines, equal, without_clocks
 
 from ptd_core.errors import OutputError
+from ptd_core.parameters import read_parameters
 from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.records import checkpoint, files
@@ -31,6 +32,7 @@ from ptd_core.run import execute
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and resource limits are POSIX")
 
+SPACE = sorted((ROOT / "parameters" / "space").glob("*.yaml"))
 # parameters/demo.yaml with an eighth of its images.
 DEMO = {"subset": 512, "test_subset": 128, "device": "cpu"}
 
@@ -130,6 +132,25 @@ def test_killed_at_any_step_of_evaluating_and_saving(server, tmp_path):
         assert run_child(server, hurt, kill_at)[0] == -signal.SIGKILL
         assert run_child(server, hurt)[0] == 0
         assert_same_end(tmp_path / str(place), tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SPACE, ids=lambda path: path.stem)
+def test_every_way_of_dropping_tokens_ends_as_if_never_killed(server, tmp_path, path):
+    """Killed in its second and in its last epoch, whatever it learns beside the weights and draws at random."""
+    own = {"depth": 4, "epochs": 3, "subset": 96, "test_subset": 32, "rand_ops": 0, "mixup_alpha": 0.0,
+           "cutmix_alpha": 0.0, "run": "tiny"}  # fmt: skip
+    drops = {name: value for name, value in read_parameters(path).items() if name.startswith("drop_")}
+    base = {name: value for name, value in TINY.items() if not name.startswith("drop_")}
+    short = {"drop_start": 0, "drop_end": 2} | ({"drop_cycle": 2} if "drop_cycle" in drops else {})
+    recipe = Recipe(**{**base, **own, **drops, **short, "out_dir": str(tmp_path / "whole")})
+    code, events = run_child(server, recipe)
+    assert code == 0
+    hurt = recipe.model_copy(update={"out_dir": str(tmp_path / "hurt")})
+    for kill_at in (events // 2, events // 3):  # the second child does what the first left
+        assert run_child(server, hurt, kill_at)[0] == -signal.SIGKILL
+    assert run_child(server, hurt)[0] == 0
+    assert_same_end(tmp_path / "hurt", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 50_000])
