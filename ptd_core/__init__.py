@@ -2,9 +2,10 @@
 
 Read in this order: `schedule` (how many tokens, when), `saliency` (which), `token_drop` (a policy around any ViT),
 `model` (a ViT), `cost` (what it saves), `recipe` (every setting), `step`, `trainer`, `run`, `evaluate`. The rooms:
-`data` (images to batches), `machine` (devices, precision, processes), `vits` (timm's ViTs by name, weights to begin
-with), `records` (what a run writes), `evaluation` (accuracy, attention maps), `views` (figures and explorers),
-`chapter` (what notebooks need), `sweep` (many runs), `bench` (measurements).
+`tokens` (choices and fates, the parts of a ViT), `data` (images to batches), `machine` (devices, precision,
+processes), `vits` (timm's ViTs by name, weights to begin with), `rivals` (methods that are no such policy), `records`
+(what a run writes), `evaluation` (accuracy, maps, where tokens go), `views` (figures and explorers), `chapter` (what
+notebooks need), `sweep` (many runs), `bench` (measurements).
 
 Importing it registers `hybrid_vit` with timm.
 """

@@ -16,11 +16,14 @@ def methods(base: Recipe, folder: Path = METHODS, refused: dict[str, str] | None
     """Each method by its file's name: the base with that file's settings of token drop in place of its own.
 
     Raises RecipeError for one that the base cannot have, such as a block that it lacks or a score that asks for a class
-    token; refused: a dict that gets the reasons instead.
+    token; refused: a dict that gets the reasons instead. Also if there are no such files.
     """
     ours = {name: field.default for name, field in Recipe.model_fields.items() if name.startswith("drop_")}
     found = {}
-    for file in sorted(folder.glob("*.yaml")):
+    files = sorted(folder.glob("*.yaml"))
+    if not files:
+        raise RecipeError(f"{folder}: the parameter files of the methods are not there; they come with the checkout")
+    for file in files:
         own = {name: value for name, value in read_parameters(file).items() if name.startswith("drop_")}
         try:
             found[file.stem] = Recipe.from_values({**base.model_dump(), **ours, **own}, source=file.name)

@@ -48,6 +48,11 @@ def test_a_model_that_cannot_have_a_method_says_why(tiny):
     assert "evit.yaml" in reasons["evit"] and "'1, 2, 3'" in reasons["evit"]
 
 
+def test_where_there_are_no_files_it_says_so(base, tmp_path):
+    with pytest.raises(RecipeError, match="they come with the checkout"):
+        methods(base, tmp_path)
+
+
 def test_without_a_class_token_those_are_left_that_need_none():
     plain = Recipe(
         model="vit_tiny_patch16_224",
