@@ -1,0 +1,91 @@
+"""What an arm of a sweep changes against its control, paired by seed: the same weights to begin with, the same images
+in the same order."""
+
+import math
+import statistics
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ptd_core.errors import OutputError
+from ptd_core.records import history
+from ptd_core.records.cells import Cell
+from ptd_core.records.statistics import bootstrap_interval, mean_and_sd, t_interval
+
+EFFECTS = "effects.csv"
+NO_LOSS = -0.3  # points: "no loss" is said where the whole interval lies above
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One result of an arm minus that of its control, in percentage points, seed by seed.
+
+    seeds: those that both have. differences: in their order. low, high: the bootstrap's 95 % interval of their mean;
+    t_low, t_high: Student's, which with few seeds is the wider and the one that verdicts are taken from. NaN for one
+    seed. faster: the control's training seconds over the arm's, medians over these seeds.
+    """
+
+    arm: str
+    control: str
+    result: str
+    seeds: tuple[int, ...]
+    differences: tuple[float, ...]
+    mean: float
+    low: float
+    high: float
+    t_low: float
+    t_high: float
+    faster: float
+
+    @property
+    def verdict(self) -> str:
+        """What can be said of it, in words."""
+        if math.isnan(self.t_low):
+            return "one seed: nothing can be said"
+        if self.t_low > 0:
+            return "better"
+        if self.t_high < 0:
+            return "worse, but by less than 0.3 points" if self.t_low > NO_LOSS else "worse"
+        return "no loss" if self.t_low > NO_LOSS else "no difference seen"
+
+
+def effect(arm: Cell, control: Cell, result: str = "test_accuracy") -> Effect:
+    """The arm against the control. result: a column of runs.csv in percent. Raises OutputError without common seeds."""
+    ours, theirs = ({run.seed: run for run in cell.runs} for cell in (arm, control))
+    seeds = tuple(sorted(set(ours) & set(theirs)))
+    if not seeds:
+        raise OutputError(f"{arm.name} and {control.name} have no seed in common: nothing is paired")
+    differences = [getattr(ours[seed], result) - getattr(theirs[seed], result) for seed in seeds]
+    times = [statistics.median(runs[seed].train_seconds for seed in seeds) for runs in (theirs, ours)]
+    return _effect(arm.name, control.name, result, seeds, differences, times[0] / times[1])
+
+
+def interaction(plain: Cell, one: Cell, other: Cell, both: Cell, result: str = "test_accuracy") -> Effect:
+    """Of a 2 x 2: what `one` does in the presence of `other`, less what it does alone, seed by seed.
+
+    faster: likewise, the ratio of the two gains. Raises OutputError unless all four cells have the same seeds.
+    """
+    alone, together = effect(one, plain, result), effect(both, other, result)
+    if alone.seeds != together.seeds:
+        raise OutputError(f"{both.name}: an interaction needs the same seeds in all four cells")
+    differences = [b - a for a, b in zip(alone.differences, together.differences)]
+    return _effect(both.name, one.name, result, alone.seeds, differences, together.faster / alone.faster)
+
+
+def _effect(
+    arm: str, control: str, result: str, seeds: tuple[int, ...], differences: list[float], faster: float
+) -> Effect:
+    several = len(seeds) > 1
+    intervals = (bootstrap_interval(differences), t_interval(differences)) if several else ((math.nan, math.nan),) * 2
+    mean, _ = mean_and_sd(differences)
+    return Effect(arm, control, result, seeds, tuple(differences), mean, *intervals[0], *intervals[1], faster)
+
+
+def write_effects(effects: list[Effect], folder: Path) -> None:
+    """effects.csv, one row an arm; seeds and differences are lists joined by semicolons."""
+    names = [field.name for field in fields(Effect)]
+    rows = [[_text(getattr(one, name)) for name in names] + [one.verdict] for one in effects]
+    history.write_rows(folder / EFFECTS, [*names, "verdict"], rows)
+
+
+def _text(value: object) -> object:
+    return ";".join(map(repr, value)) if isinstance(value, tuple) else value
