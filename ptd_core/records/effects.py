@@ -89,3 +89,26 @@ def write_effects(effects: list[Effect], folder: Path) -> None:
 
 def _text(value: object) -> object:
     return ";".join(map(repr, value)) if isinstance(value, tuple) else value
+
+
+def effects_table(effects: list[Effect]) -> str:
+    """Markdown: each arm minus its control in percentage points, with both intervals."""
+    lines = [
+        "| arm | control | n | mean difference | 95 % bootstrap | 95 % t | trained faster | verdict |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in effects:
+        intervals = [f"{low:+.2f} to {high:+.2f}" for low, high in ((one.low, one.high), (one.t_low, one.t_high))]
+        if math.isnan(one.low):
+            intervals = ["-", "-"]
+        cells = [
+            one.arm,
+            one.control,
+            len(one.seeds),
+            f"{one.mean:+.2f}",
+            *intervals,
+            f"{one.faster:.2f}x",
+            one.verdict,
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)

@@ -8,6 +8,8 @@
     arms:                          # or named sets of parameters, which differ from one another in several
       all_tokens: {drop_final: 0.0}
       steps: {drop_shape: steps, drop_stages: .5/.75/1 at 45/40/15}
+    controls:                      # what an arm is compared with, seed by seed
+      steps: [all_tokens]
     seeds: [0, 1, 2]               # every cell is run once per seed
 
 A run is named after its base, its arm, its values of the factors and its seed:
@@ -15,7 +17,6 @@ ptd_small_drop_final0.2_drop_block0_seed1. Arms of one name and content in two s
 Names that would be too long for a folder are cut, and end in a hash of the whole.
 """
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -24,27 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from ptd_core.errors import RecipeError, SweepError
-from ptd_core.parameters import read_parameters
+from ptd_core.errors import SweepError
 from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.folders import LONGEST, NAME, RunFolder
 from ptd_core.records.run_record import FILE
+from ptd_core.sweep.file import read_file
 from ptd_core.vits.weights import find
-
-FACTORS = sorted(set(Recipe.deciding()) - {"seed"})  # what decides a result; a sweep varies nothing else
-
-
-class _SweepFile(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    base: str | list[str] = Field(description="a parameter file or a list of them")
-    fixed: dict[str, Any] = Field({}, description="parameter: value lines")
-    factors: dict[str, list[Any]] = Field({}, description="parameter: [value, ...] lines")
-    arms: dict[str, dict[str, Any]] = Field({}, description="name: {parameter: value, ...} lines")
-    seeds: list[int] = Field(min_length=1, description="a list of integers, such as [0, 1, 2]")
 
 
 @dataclass(frozen=True)
@@ -62,10 +49,14 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep's runs, in the order in which they are started: seed by seed, so that early results cover every cell."""
+    """A sweep's runs, in the order in which they are started: seed by seed, so that early results cover every cell.
+
+    pairs: cells to compare, each with its control.
+    """
 
     name: str
     runs: list[PlannedRun]
+    pairs: tuple[tuple[str, str], ...] = ()
 
     @property
     def folder(self) -> RunFolder:
@@ -86,16 +77,16 @@ def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
     name = _fitting(path.stem)
     if not NAME.fullmatch(name):
         raise SweepError(f"{path}: a sweep is named after its file, which must match {NAME.pattern}; got {path.stem!r}")
-    content = _read(path)
-    _check_names(path, content, overrides)
+    content = read_file(path, overrides)
     seed_text = max((f"_seed{seed}" for seed in content.seeds), key=len)
     bases = [content.base] if isinstance(content.base, str) else content.base
-    runs = []
+    runs, cells = [], {}
     for seed, base, arm in itertools.product(content.seeds, bases, content.arms or [""]):
         for values in itertools.product(*content.factors.values()):
             levels = dict(zip(content.factors, values))
             fixed = content.fixed | content.arms.get(arm, {})
             runs.append(_planned(path, base, arm, fixed, overrides, levels, seed, len(seed_text)))
+            cells[base, arm, repr(levels)] = runs[-1].cell
     _refuse_duplicates(path, runs)
     for place in ("out_dir", "device"):
         found = sorted({getattr(run.recipe, place) for run in runs})
@@ -103,7 +94,12 @@ def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
             raise SweepError(
                 f"{path}: its base files differ in {place} ({', '.join(map(repr, found))}); set it in fixed"
             )
-    plan = Plan(name, runs)
+    pairs = {
+        (cell, cells[base, control, levels]): None
+        for (base, arm, levels), cell in cells.items()
+        for control in content.controls.get(arm, [])
+    }
+    plan = Plan(name, runs, tuple(pairs))
     if re.fullmatch(r"cuda:\d+", plan.device):
         raise SweepError(f"{path}: device = {plan.device!r}: a sweep gives every run a device of its own; use 'cuda'")
     folder = plan.folder.path
@@ -111,59 +107,6 @@ def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
     if of_a_run or plan.name in {run.name for run in runs}:
         raise SweepError(f"{path}: {folder} is the folder of a run; give the sweep file another name")
     return plan
-
-
-def _read(path: Path) -> _SweepFile:
-    try:
-        values = read_parameters(path)
-    except RecipeError as error:
-        raise SweepError(str(error)) from None
-    try:
-        content = _SweepFile.model_validate(values)
-    except ValidationError as error:
-        raise SweepError(f"{path}: " + "\n  ".join(_explain(item) for item in error.errors())) from None
-    if not content.base:
-        raise SweepError(f"{path}: base must be {_SweepFile.model_fields['base'].description}; got {content.base!r}")
-    for name, levels in content.factors.items():
-        if not levels:
-            raise SweepError(f"{path}: factor {name} lists no value")
-    return content
-
-
-def _explain(item: dict) -> str:
-    """What pydantic found at one place of a sweep file, in the words of the file."""
-    known = "; ".join(f"{name}: {field.description}" for name, field in _SweepFile.model_fields.items())
-    name = str(item["loc"][0])
-    if name not in _SweepFile.model_fields:
-        return f"{name} is not a line of a sweep file; known are {known}"
-    came = "nothing" if item["type"] == "missing" else repr(item["input"])
-    return f"{name} must be {_SweepFile.model_fields[name].description}; got {came}"
-
-
-def _check_names(path: Path, content: _SweepFile, overrides: list[str]) -> None:
-    varied = {name: f"set by arm {arm}" for arm, values in content.arms.items() for name in values}
-    for name in [*content.factors, *varied]:
-        if name not in FACTORS:
-            near = difflib.get_close_matches(name, FACTORS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(FACTORS)}"
-            why = "seeds have a line of their own" if name == "seed" else hint
-            raise SweepError(f"{path}: {name} cannot be {varied.get(name, 'a factor')}; {why}")
-    for arm in content.arms:
-        if not NAME.fullmatch(arm):
-            raise SweepError(f"{path}: an arm's name is part of a folder's and must match {NAME.pattern}; got {arm!r}")
-    given = {
-        "an arm": list(varied),
-        "fixed": list(content.fixed),
-        "command line": [text.partition("=")[0] for text in overrides],
-    }
-    for where, names in given.items():
-        for name in names:
-            if name in content.factors:
-                raise SweepError(f"{path}: {name} is a factor; {where} must not set it too")
-            if where == "command line" and name in varied:
-                raise SweepError(f"{path}: {name} is {varied[name]}; the command line must not set it too")
-            if name in ("run", "seed"):
-                raise SweepError(f"{path}: {where} must not set {name}: a sweep names its runs and lists its seeds")
 
 
 def _planned(

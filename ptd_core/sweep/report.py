@@ -1,18 +1,22 @@
-"""What a sweep writes: one row a run, one row a run and epoch, and a picture of its cells."""
+"""What a sweep writes: one row a run, one row a run and epoch, a picture of its cells, and arms against controls."""
 
 from pathlib import Path
 
-from ptd_core.records.cells import FinishedRun, group, mark_unfinished, read_runs, write_epochs, write_runs
+from ptd_core.records.cells import Cell, FinishedRun, group, mark_unfinished, read_runs, write_epochs, write_runs
+from ptd_core.records.effects import effect, effects_table, write_effects
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.run_record import RunRecord
 from ptd_core.sweep.plan import Plan
 from ptd_core.views.comparison import compare
+from ptd_core.views.effects import effects_figure
+from ptd_core.views.style import save_figure
 
 Results = tuple[RunRecord, list[EpochRecord]]  # what a finished run recorded
 
 
 def save_tables(plan: Plan, results: dict[str, Results]) -> str:
-    """Write runs.csv, epochs.csv and cells.png into the sweep's folder; its table of cells as Markdown.
+    """Write runs.csv, epochs.csv and cells.png into the sweep's folder, and effects.csv and effects.png if arms have
+    controls; the tables of cells and of effects as Markdown.
 
     results: by name of run, of the finished ones; those that are missing are named in unfinished.txt.
     """
@@ -25,7 +29,27 @@ def save_tables(plan: Plan, results: dict[str, Results]) -> str:
     }
     write_epochs([(row, results[name][1]) for name, row in rows.items()], folder)
     write_runs(list(rows.values()), folder)
-    return redraw(folder)
+    return "\n\n".join(filter(None, [redraw(folder), save_effects(plan, group(list(rows.values())))]))
+
+
+def save_effects(plan: Plan, cells: list[Cell]) -> str:
+    """Of the pairs of which both cells have runs with one seed; "" if there is none."""
+    by_name: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_name.setdefault(cell.runs[0].cell, []).append(cell)
+    found = [
+        effect(arm, control)
+        for name, other in plan.pairs
+        for arm in by_name.get(name, [])
+        for control in by_name.get(other, [])
+        if arm.runs[0].precision == control.runs[0].precision
+        and {run.seed for run in arm.runs} & {run.seed for run in control.runs}
+    ]
+    if not found:
+        return ""
+    write_effects(found, plan.folder.path)
+    save_figure(effects_figure(found), plan.folder.path / "effects.png")
+    return effects_table(found)
 
 
 def redraw(folder: Path) -> str:

@@ -10,7 +10,8 @@ from ptd_core.errors import RecipeError, SweepError
 from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.records.folders import NAME
-from ptd_core.sweep.plan import FACTORS, read_plan
+from ptd_core.sweep.file import FACTORS
+from ptd_core.sweep.plan import read_plan
 
 SWEEPS = sorted((ROOT / "parameters" / "sweeps").rglob("*.yaml"))
 
@@ -72,6 +73,36 @@ def test_arms_are_named_sets_of_parameters(sweep):
     crossed = read_plan(sweep(text.format(more="factors: {lr: [0.1, 0.2]}"))).runs
     assert [run.cell for run in crossed[:2]] == ["plain_all_tokens_lr0.1", "plain_all_tokens_lr0.2"]
     assert len(crossed) == 8
+
+
+def test_controls_pair_the_cells_of_arms(sweep):
+    text = """
+        base: [plain.yaml, wide.yaml]
+        arms: {all_tokens: {drop_final: 0.0}, late: {drop_block: 1}, short: {drop_final: 0.0, epochs: 1}}
+        controls: {late: [all_tokens, short]}
+        factors: {lr: [0.1, 0.2]}
+        seeds: [3, 5]
+    """
+    found = read_plan(sweep(text)).pairs
+    assert found == tuple(
+        (f"{base}_late_lr{lr}", f"{base}_{control}_lr{lr}")
+        for base in ("plain", "wide") for lr in (0.1, 0.2) for control in ("all_tokens", "short")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("controls", "words"),
+    [
+        ("{late: [all_tokns]}", "controls: 'all_tokns' is no arm of this sweep; did you mean all_tokens?"),
+        ("{early: [all_tokens]}", "controls: 'early' is no arm of this sweep; its arms are all_tokens, late"),
+        ("{late: [late]}", "controls: late cannot be its own control"),
+        ("{late: all_tokens}", "controls must be arm: \\[arm, ...\\] lines"),
+    ],
+)
+def test_controls_must_be_arms(sweep, controls, words):
+    arms = "{all_tokens: {drop_final: 0.0}, late: {drop_block: 1}}"
+    with pytest.raises(SweepError, match=words):
+        read_plan(sweep(f"{{base: plain.yaml, arms: {arms}, controls: {controls}, seeds: [0]}}"))
 
 
 def test_the_command_line_does_not_undo_an_arm(sweep):
