@@ -17,8 +17,12 @@
 # 1. **score**: what makes a token worth keeping?
 # 2. **choice**: are the best tokens taken, or are tokens drawn?
 # 3. **fate**: what becomes of the others?
-# 4. **place**: in which blocks?
+# 4. **place**: in which blocks? *Before* a block, or *within* it, so that the kept tokens still attend to the others
+#    once?
 # 5. **schedule**: how many tokens, and when in the training?
+#
+# (And a sixth, which is left aside here: EViT, ToMe, Evo-ViT and DynamicViT reduce tokens in evaluation too.
+# `python -m ptd_core.evaluate` does that to any trained run; the runs here are evaluated with all tokens.)
 #
 # So they are points of one space, and each is one short file in `parameters/space`. This chapter draws the space, goes
 # along its axes, shows each method at work on one image, and trains a few points. It is about how the methods work;
@@ -27,7 +31,7 @@
 # Run all cells as they are, or hand the chapter other parameters; chapter 2 trains any single method:
 #
 # ```
-# papermill book/space.ipynb out.ipynb -p image 3
+# papermill book/space.ipynb out.ipynb -p drop_final 0.75
 # papermill book/ptd.ipynb out.ipynb -f parameters/space/evit.yaml
 # ```
 
@@ -121,7 +125,7 @@ print(f"{len(methods)} methods on {recipe.dataset}, {recipe.vit.patch_tokens} pa
 # %% [markdown]
 # ## The space
 #
-# Each line is a method, each upright an axis. Seven of them are settings of one policy, `TokenDrop`. ToMe, Evo-ViT and
+# Each line is a method, each column an axis. Seven of them are settings of one policy, `TokenDrop`. ToMe, Evo-ViT and
 # DynamicViT do something in the block itself, or learn the choice, and are modules of their own in `ptd_core/rivals`;
 # for them the axes say what comes nearest.
 
@@ -139,9 +143,9 @@ space_figure(methods)
 space.axes_table(methods, len(data.classes))
 
 # %% [markdown]
-# Two things can be seen before anything is trained. Equal numbers of kept tokens do not mean equal work: what counts
-# is how early tokens go, and what is computed for the others. And DynamicViT's training saves nothing, because it only
-# masks tokens; its gain is in evaluation.
+# Two things can be seen before anything is trained. Equal numbers of kept tokens do not mean equal work: what counts is
+# how early tokens go, and what is computed for the others. And a training step of DynamicViT costs more than one with
+# all tokens: it masks them only, and asks a predictor and a teacher. Its gain is in evaluation.
 #
 # ## A network to ask
 #
@@ -156,17 +160,20 @@ trainings = {"all tokens": execute(points["all tokens"], dataset=data)}
 trained = trainings["all tokens"]
 
 # %%
-shown = space.one_image(trained, 0)
-block = min(1, recipe.vit.depth - 1)
+picture = 0  # number of the test image that is shown
+block = min(1, recipe.vit.depth - 1)  # the block that is asked
 half = recipe.vit.patch_tokens // 2
+shown = space.one_image(trained, picture)
 
 # %% [markdown]
 # ## Score: what makes a token worth keeping?
 #
-# A score is a function from what a block sees to one number for each patch token. Some ask the class token
-# ($s_i = A_{0,i}$, chapter 2), some ask all tokens, some look at the token alone, some only at its place:
+# A score is a function from what a block sees to one number for each patch token. Some ask the class token (its
+# attention, chapter 2), some ask all tokens, some look at the token alone, some only at its place. With $x_i$ for patch
+# token $i$ of $N$, and $A^h$ for the attention of head $h$ of $H$ between all $T = N + 1$ tokens, three of them are the
+# norm, the attention received, and the distance to the others:
 #
-# $$s_i = \lVert x_i \rVert_2, \qquad s_i = \frac{1}{HT} \sum_{h} \sum_{t} A^h_{t,i}, \qquad
+# $$s_i = \lVert x_i \rVert_2, \qquad s_i = \frac{1}{HT} \sum_{h} \sum_{j} A^h_{j,i}, \qquad
 # s_i = 1 - \frac{1}{N-1} \sum_{j \ne i} \cos(x_i, x_j)$$
 
 # %%
@@ -175,7 +182,8 @@ from ptd_core import saliency
 notebook.show_code(saliency.norm_score, saliency.attention_received_score, saliency.distance_score)
 
 # %% [markdown]
-# One test image under every score that can be asked here; light is high, each map on its own scale. Below it, the half
+# One test image under the scores that can be asked of any trained network; light is high, each map on its own scale
+# (`SCORES` has three more: the inverse, that of the averaged model, and a running gradient). Below it, the half
 # of the tokens that the score keeps, and where the truth is known, the object's outline. *Oracle* is that truth: the
 # object's share of each token's pixels.
 
@@ -184,9 +192,9 @@ space.scores(trained, shown, block, half)
 
 # %% [markdown]
 # Over many images, and for every number of tokens: how much of the objects lies under the kept tokens? The oracle is
-# the ceiling, random tokens lie on the diagonal. The network that is asked was trained with all tokens. The line
-# *centre* is a warning: it has seen no image at all, and it is good, because these objects lie near the middle. A score
-# has been shown to look at the object only by what it gains over that line.
+# the ceiling, random tokens lie on the diagonal. The line *centre* is a warning. It looks at no image at all, and it is
+# the best one after the oracle, because these objects lie wholly inside the image, so that their pixels gather in the
+# middle. A curve far above the diagonal is therefore no proof that a score has found the object.
 
 # %%
 space.shares(trained, block)
@@ -194,14 +202,14 @@ space.shares(trained, block)
 # %% [markdown]
 # ## Choice: the best, or a draw?
 #
-# The $k$ best tokens of an image are the same in every epoch as long as the network hardly changes, so some tokens are
-# never trained on. Drawing without replacement, in proportion to the scores, gives each a chance. It needs no loop:
-# with independent Gumbel noise $g_i$, the $k$ largest values of
+# The top tokens are those that the network favours already; a draw gives every token a chance. Tokens are drawn without
+# replacement, each time in proportion to the scores of those that are left. That needs no loop: with independent Gumbel
+# noise $g_i$, the largest values of
 #
 # $$\log s_i + g_i$$
 #
-# are such a draw. A third choice looks at no score: ToE spreads its tokens over the features, each time taking those
-# farthest from what it has.
+# are such a draw. A third choice ranks no token by itself: ToE takes half of its tokens evenly over the image, and
+# then, in two rounds, those whose features are farthest from what it has.
 
 # %%
 from ptd_core.tokens import choices, fates
@@ -209,43 +217,65 @@ from ptd_core.tokens import choices, fates
 notebook.show_code(choices.sample)
 
 # %%
-from ptd_core.token_drop import TokenDrop
-
-score = recipe.drop_score if recipe.drop_score in ("class_attention", "norm", "attention_received") else "norm"
-space.choices(trained, shown, TokenDrop((block,), score), (half,))
+score = "attention_received"  # any that needs neither a mask nor another model
+space.choices(trained, shown, score, block, half)
 
 # %% [markdown]
 # ## Fate: what becomes of the others?
 #
 # *Discarded*, they are gone, and the kept tokens cannot look at them in later blocks. *Fused* (EViT), one more token
-# stands for all of them, weighted by the class token's attention $a_r$:
+# stands for all of them, weighted by the class token's attention $a_i$. The weights do not add up to 1: if the class
+# token attended little to the others, the new token is small.
 #
-# $$x_{N+1} = \sum_{r \notin K} a_r\, x_r$$
+# $$x_{fused} = \sum_{i\ dropped} a_i\, x_i$$
 
 # %%
 notebook.show_code(fates.fuse)
 
 # %% [markdown]
-# *Merged* (ToE), each joins the kept token that is most like it, and this becomes the mean of the group:
+# *Merged* (ToE), each joins the kept token that is most like it, and this becomes the mean of its group $G_i$, itself
+# among them:
 #
-# $$x_k \leftarrow \frac{1}{1 + n_k} \Big( x_k + \sum_{r \to k} x_r \Big)$$
+# $$x_i \leftarrow \frac{1}{|G_i|} \sum_{j \in G_i} x_j$$
 
 # %%
 notebook.show_code(fates.merge)
 
 # %% [markdown]
-# *Skipping* (random-LTD) and *bypassing* (SkipViT), they wait and return to their places unchanged, after this block or
-# after several: nothing is lost, and nothing is saved outside these blocks.
+# Tokens that *skip* a block (random-LTD) or *bypass* several (SkipViT) wait and return to their places unchanged:
+# nothing is lost, and nothing is saved outside these blocks.
 
 # %%
 notebook.show_code(fates.put_back)
 
 # %% [markdown]
+# ## Three methods that are no such policy
+#
+# **ToMe** compares keys. In every block each second token finds the most similar one among the others, and the closest
+# pairs become their mean, weighted by the number $n$ of patches that each stands for; attention adds $\log n$ to the
+# logits of a token, as if all its patches were still there. Only the matching is special:
+#
+# $$x \leftarrow \frac{n_a x_a + n_b x_b}{n_a + n_b}$$
+
+# %%
+from ptd_core.rivals import tome
+
+notebook.show_code(tome.match)
+
+# %% [markdown]
+# **Evo-ViT** computes slow tokens, those of the highest class attention over the blocks so far. The fast ones are
+# represented by one token $f$, their weighted mean; what the block adds to it is added to each of them:
+# $x_i \leftarrow x_i + \mathrm{Block}(f) - f$.
+#
+# **DynamicViT** learns the choice. A small predictor before a block gives each token a probability to stay; in training
+# a draw with Gumbel noise decides, and dropped tokens are masked in attention so that gradient reaches the predictor.
+# Two more losses ask for the wanted share of tokens and for a teacher's answers.
+#
 # ## Each method on one image
 #
-# What the last block that reduces tokens computes, with about half of them left. White lines are the borders of tokens:
-# merged ones are drawn as one area in its mean colour. Chosen by the network trained above, which none of the methods
-# has trained; DynamicViT's predictor has learned nothing yet.
+# What the last block that reduces tokens makes of one image, with about half of the tokens left after it. White lines
+# are the borders of tokens; a merged token is drawn in the mean colour of its patches, which need not touch. The
+# network is the one trained above, with none of these methods, and DynamicViT's predictor has learned nothing yet.
 
 # %%
 space.fates(trained, shown, methods)
@@ -253,13 +283,13 @@ space.fates(trained, shown, methods)
 # %% [markdown]
 # ## Place: in which blocks?
 #
-# With $T$ tokens, width $E$ and an MLP $r$ times as wide, a block's forward pass takes
+# With $T$ tokens of width $E$ and an MLP $m$ times as wide, a block's forward pass takes
 #
-# $$\underbrace{8\,T E^2}_{\text{queries, keys, values, output}} + \underbrace{4\,T^2 E}_{\text{attention}} +
-# \underbrace{4 r\,T E^2}_{\text{MLP}}$$
+# $$8\,T E^2 + 4\,T^2 E + 4 m\,T E^2$$
 #
-# operations. A block that drops *within* itself still needs keys and values of all tokens, as the kept ones look at the
-# others for the last time; *before* the block, it needs none. The code that prices it:
+# operations: for queries, keys, values and output; for attention; for the MLP. A block that drops *within* itself still
+# needs keys and values of all tokens, as the kept ones attend to the others; one that drops *before* itself needs
+# nothing of them, unless the score asks its attention. The code that prices it:
 
 # %%
 from ptd_core import cost
@@ -272,15 +302,15 @@ from ptd_core.views.space import place_figure
 place_figure(recipe, len(data.classes))
 
 # %% [markdown]
-# The earlier tokens go, the less is left to compute, and the less the network knows when it chooses: that is the
-# bargain of this axis. A block that is skipped saves only itself.
+# Dropping early saves more, but the choice is made with less knowledge. A block that is skipped saves only itself, and
+# here the kept tokens still attend to those that skip it; random-LTD's skip before the block and save a little more.
 #
 # ## Schedule: how many, and when?
 #
 # Progressive Token Drop's $d(t)$ rises. Mirrored in time it costs as much and sees as many images, but its last epochs,
-# with the smallest learning rates, see all tokens:
+# with the smallest learning rates, see all tokens. In a run of $R$ epochs, counted from 0:
 #
-# $$d_{reversed}(t) = d(T - 1 - t)$$
+# $$d_{reversed}(t) = d(R - 1 - t)$$
 
 # %%
 from ptd_core import schedule
@@ -292,11 +322,11 @@ from ptd_core.schedule import DropSchedule, Stages
 from ptd_core.views.space import courses_figure
 
 length = 100
-half_run = {"start": 20, "end": 70, "epochs": length}
+rise = {"start": 20, "end": 70, "epochs": length}
 courses = {
-    "polynomial (PTD)": DropSchedule(**half_run),
-    "reversed": DropSchedule(**half_run, shape="reversed"),
-    "cosine (EViT)": DropSchedule(**half_run, shape="cosine"),
+    "polynomial (PTD)": DropSchedule(**rise),
+    "reversed": DropSchedule(**rise, shape="reversed"),
+    "cosine (EViT)": DropSchedule(**rise, shape="cosine"),
     "steps (ToE)": DropSchedule(epochs=length, shape="steps", stages=Stages((0.5, 0.75, 1.0), (1, 1, 1))),
     "flat, tail of 10 epochs": DropSchedule(final=0.5, start=0, shape="flat", epochs=length, tail=10),
     "cyclic (PSS)": DropSchedule(final=0.5, start=0, shape="cyclic", cycle=25),
@@ -330,11 +360,12 @@ trainings |= {name: execute(point, dataset=data) for name, point in points.items
 space.compared(trainings)
 
 # %% [markdown]
-# One seed and one short training: points that lie near each other are equal as far as this shows, and `seed = 1` moves
-# them. The class token's attention was learned by the very network that was trained on its choice, so its share of the
-# object is another one than that of the network above.
+# One seed, one short training, 500 test images: an accuracy is known to about 4 points, so points that lie nearer
+# cannot be told apart, and `seed = 1` moves them. The shares are those of the block that drops, each in the network
+# that was trained on its own choice; the curves above asked another block of the one network that was trained with all
+# tokens.
 #
-# Look for yourself at any of the trained points:
+# Look for yourself at the point of class attention; `trainings` has the others:
 
 # %%
 from ptd_core.chapter import widgets
@@ -345,15 +376,31 @@ widgets.saliency_explorer(trainings.get("class_attention", trained))
 # ## Summary
 #
 # - Score, choice, fate, place and schedule: a published method is a choice of five values, a new one is another.
-# - Where the object is known, scores can be compared with the truth; a prior that has seen no image is what to beat.
-# - Fused and merged tokens need attention for all first; skipped ones are not lost and save less.
-# - How early tokens go decides what is saved; how late, what the choice can know.
+# - Where the object is known, scores can be compared with the truth; compare them with a blind prior first.
+# - Within a block, fusing and merging need attention for all tokens first. Tokens that skip a block are not lost, and
+#   later blocks save nothing.
+# - Dropping early saves more and chooses with less knowledge.
 # - How many tokens are kept does not say what a step costs: compare methods by predicted or measured work.
 #
 # ## Exercises
 #
-# 1. Show another image (`-p image 3`), or ask another block: set `block = 3` below the training. Which scores change?
+# 1. In the cell after the first training set `picture = 3`, or `block = 3`. Which scores change?
 # 2. Write `parameters/space/mine.yaml`: random tokens that are merged, in block 1, few first. Where is its line?
 # 3. Set `drop_final = 0.75`. Does the order of the trained points change?
 # 4. Set `drop_choice = "sample"`. Does the share of the object fall, does accuracy?
 # 5. Write a score of your own: one function and its key in `SCORES` of `ptd_core/saliency.py`. Does it beat the centre?
+#
+# ## Sources
+#
+# | method | published in | here it differs in |
+# | --- | --- | --- |
+# | PTD | its repository, aumkeshchaudhary/Progressive-Token-Drop-ViT | nothing |
+# | PatchDropout | Liu et al., WACV 2023 | nothing |
+# | EViT | Liang et al., ICLR 2022 | blocks 1, 2, 3 (theirs 3, 6, 9 of 12); rounded down; all tokens in evaluation |
+# | random-LTD | Yao et al., 2022 | nothing |
+# | ToE | Huang et al., CVPR 2024 | nothing |
+# | SkipViT | Ataiefard et al., 2024 | nothing |
+# | PSS | McDanel and Huynh, 2022 | its L1 norm and its cycles only |
+# | ToMe | Bolya et al., ICLR 2023 | all tokens in evaluation |
+# | Evo-ViT | Xu et al., AAAI 2022 | from block 2 (theirs 4 of 12) |
+# | DynamicViT | Rao et al., NeurIPS 2021 | blocks 1, 2, 3 (theirs 3, 6, 9 of 12); the teacher is the averaged model |

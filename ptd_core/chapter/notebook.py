@@ -7,15 +7,12 @@ from IPython.display import Code, Markdown
 from matplotlib.figure import Figure
 
 from ptd_core.chapter.claims import claims_markdown
-from ptd_core.chapter.given import given_scores
+from ptd_core.chapter.given import maps_of
 from ptd_core.chapter.namespace import names, read_recipe
 from ptd_core.cost import run_training_cost
-from ptd_core.data.dataset import Split
-from ptd_core.evaluation.token_maps import TokenMap, token_maps
-from ptd_core.machine.randomness import seeded, torch_seed
 from ptd_core.progress import duration
 from ptd_core.run import Run
-from ptd_core.saliency import GIVEN, object_coverage
+from ptd_core.saliency import object_coverage
 from ptd_core.token_drop import Keep, TokenDrop
 from ptd_core.views.dropping import Dropping, score_name
 from ptd_core.views.maps import coverage_figure, saliency_figure
@@ -108,7 +105,7 @@ def saliency(run: Run, policy: TokenDrop | None = None, keep: Keep | None = None
     ]
     caption = "" if policy else Dropping.of(run.recipe).sentence
     policy, keep = (policy, keep) if policy else _own_policy(run)
-    maps = _maps(run, policy, keep, shown)
+    maps = maps_of(run, policy, keep, shown)
     figure = saliency_figure(shown, maps, policy.score, titles, caption, run.stamp)
     save_figure(figure, run.folder / f"{run.recipe.chapter}_saliency.png")
     return figure
@@ -127,14 +124,14 @@ def coverage(run: Run, count: int = 1000) -> Figure | Markdown:
     if dropping.own is None:
         print(dropping.sentence)
     by = score_name(policy.score) if policy.choice == "top" else f"{policy.choice} of {score_name(policy.score)}"
-    for one in _maps(run, policy, keep, shown):
+    for one in maps_of(run, policy, keep, shown):
         print(
             f"by {by} block {one.block} keeps with {100 * one.kept / one.kept_BGG[0].numel():.0f} % of the tokens "
             f"{100 * object_coverage(one.kept_BGG, shown.masks.cpu()):.0f} % of the objects' pixels "
             f"(n = {len(shown)} test images)"
         )
     every = TokenDrop(tuple(range(run.recipe.vit.depth)), policy.score)
-    scores = [one.scores_BGG for one in _maps(run, every, None, shown)]
+    scores = [one.scores_BGG for one in maps_of(run, every, None, shown)]
     marked = policy.blocks if dropping.own else ()
     figure = coverage_figure(scores, policy.score, shown.masks.cpu(), marked, run.stamp)
     save_figure(figure, run.folder / f"{run.recipe.chapter}_coverage.png")
@@ -148,13 +145,6 @@ def _own_policy(run: Run) -> tuple[TokenDrop, Keep | None]:
     if dropping.own:
         return dropping.own, keep
     return TokenDrop(run.recipe.token_drop.blocks[-1:]), keep and keep[-1:]
-
-
-def _maps(run: Run, policy: TokenDrop, keep: Keep | None, shown: Split) -> list[TokenMap]:
-    inputs = run.trainer.normalise(shown.images.float() / 255)
-    given = given_scores(run, {"": run.model}, shown, inputs).get("") if policy.score in GIVEN else None
-    with seeded(torch_seed(run.recipe.seed, 0, "maps")):  # what a score or a choice draws
-        return token_maps(run.model, policy, keep, inputs, given)
 
 
 def claims() -> Markdown:

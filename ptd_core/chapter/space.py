@@ -2,29 +2,28 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 
 from IPython.display import Markdown
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ptd_core.chapter.given import maps_of
 from ptd_core.chapter.notebook import table
 from ptd_core.cost import run_training_cost
 from ptd_core.data.dataset import Split
 from ptd_core.errors import RecipeError
 from ptd_core.evaluation import methods as published
 from ptd_core.evaluation.methods import keep_of
-from ptd_core.evaluation.provenance import GONE, provenance
-from ptd_core.evaluation.token_maps import comparable_scores, has_class_token, token_maps
+from ptd_core.evaluation.provenance import Provenance, provenance
+from ptd_core.evaluation.token_maps import comparable_scores, has_class_token
 from ptd_core.machine.randomness import seeded, torch_seed
 from ptd_core.recipe import Recipe
-from ptd_core.rivals.rival import Rival
 from ptd_core.run import Run
-from ptd_core.saliency import kept_mask, object_coverage
-from ptd_core.token_drop import Keep, TokenDrop
+from ptd_core.saliency import object_coverage
+from ptd_core.token_drop import TokenDrop
 from ptd_core.tokens.given import Oracle
 from ptd_core.views.choosing import choices_figure, points_figure, scores_figure, shares_figure
-from ptd_core.views.dropping import score_name
+from ptd_core.views.dropping import Dropping, score_name
 from ptd_core.views.provenance import provenance_figure
 from ptd_core.views.space import AXES, axis_rows, method_name
 from ptd_core.views.style import save_figure
@@ -56,11 +55,10 @@ def one_image(run: Run, number: int) -> Split:
 
 def scores_of(run: Run, shown: Split, block: int) -> dict[str, Tensor]:
     """What a run's model says of images by each score that can be asked, with all tokens in a block: (B, G, G) each."""
-    inputs = run.trainer.normalise(shown.images.float() / 255)
-    names = comparable_scores(has_class_token(run.model))
-    found = {name: _scores(run, name, block, inputs) for name in [*names, "centre", "random"]}
+    names = [*comparable_scores(has_class_token(run.model)), "centre", "random"]
+    found = {name: maps_of(run, TokenDrop((block,), name), None, shown)[0].scores_BGG for name in names}
     if shown.masks is not None:
-        objects = Oracle(run.recipe.vit.stride)(inputs, shown.masks.to(inputs.device))
+        objects = Oracle(run.recipe.vit.stride)(shown.images, shown.masks)
         found["oracle"] = objects.unflatten(1, found["random"].shape[1:]).cpu()
     return found
 
@@ -78,47 +76,59 @@ def shares(run: Run, block: int, count: int = 500) -> Figure | Markdown:
     return _saved(run, "shares", shares_figure(scores_of(run, shown, block), shown.masks.cpu(), run.stamp))
 
 
-def choices(run: Run, shown: Split, policy: TokenDrop, keep: Keep) -> Figure:
-    """What each choice keeps of one image in the policy's block: its top scores, draws by them, a spread; saved."""
-    inputs = run.trainer.normalise(shown.images.float() / 255)
-    policy = replace(policy, choice="top", fate="discard", until=None)
-    wanted = {"top": policy}
-    wanted |= {f"sample, draw {draw + 1}": replace(policy, choice="sample") for draw in range(DRAWS)}
-    wanted["greedy"] = replace(policy, score="distance", choice="greedy")
-    kept = {}
-    with seeded(torch_seed(run.recipe.seed, 0, "maps")):
-        for name, one in wanted.items():
-            kept[name] = token_maps(run.model, one, keep, inputs)[-1].kept_BGG
+def choices(run: Run, shown: Split, score: str, block: int, keep: int) -> Figure:
+    """What each choice keeps of one image in a block: the top by a score, draws by it, tokens that spread; saved."""
+    wanted = {f"top, by\n{score_name(score)}": TokenDrop((block,), score)}
+    kept = {name: maps_of(run, policy, (keep,), shown)[0].kept_BGG for name, policy in wanted.items()}
+    draws = maps_of(run, TokenDrop((block,), score, "sample"), (keep,), _repeated(shown, DRAWS))[0].kept_BGG
+    kept |= {f"drawn by it,\n{number + 1}": draw.unsqueeze(0) for number, draw in enumerate(draws)}
+    kept["greedy"] = maps_of(run, TokenDrop((block,), "distance", "greedy"), (keep,), shown)[0].kept_BGG
     return _saved(run, "choices", choices_figure(shown, kept))
 
 
+def _repeated(shown: Split, times: int) -> Split:
+    return Split(shown.images.repeat(times, 1, 1, 1), shown.labels.repeat(times))
+
+
 def fates(run: Run, shown: Split, found: dict[str, Recipe]) -> Figure:
-    """What each method makes of one image when half of its tokens are left after the last drop; also saved."""
+    """What each method makes of one image when half of its tokens are left after the last drop; also saved.
+
+    Says which method cannot leave about half of so few tokens.
+    """
     inputs = run.trainer.normalise(shown.images.float() / 255)
     drawn, titles = {}, {}
     with seeded(torch_seed(run.recipe.seed, 0, "maps")):
         for name, recipe in found.items():
+            keep = keep_of(recipe)
+            if keep is None:
+                print(f"left out: {method_name(name)} keeps all {recipe.vit.patch_tokens} tokens or fewer than half")
+                continue
             network = recipe.token_drop.network(run.model, run.model).to(inputs.device)
-            one = provenance(network, inputs, keep_of(recipe))
-            drawn[method_name(name)], titles[method_name(name)] = one, _title(recipe, one.computed, one.rest)
+            one = provenance(network, inputs, keep)
+            drawn[method_name(name)], titles[method_name(name)] = one, _title(recipe, one)
     return _saved(run, "methods", provenance_figure(shown.images[0], drawn, titles))
 
 
-def _title(recipe: Recipe, computed: int, rest: str) -> str:
-    blocks, tokens = recipe.token_drop.blocks, recipe.vit.patch_tokens
-    last = recipe.vit.depth - 1 if isinstance(recipe.token_drop, Rival) and rest != GONE else blocks[-1]
-    last = recipe.vit.depth - 1 if recipe.drop_method == "tome" else last
+def _title(recipe: Recipe, one: Provenance) -> str:
+    drop = recipe.token_drop
+    last = recipe.vit.depth - 1 if recipe.drop_method in ("tome", "evo_vit") else drop.blocks[-1]
     untrained = " (untrained)" if recipe.drop_method == "dynamicvit" else ""
-    return f"{computed} of {tokens}, block {last}{untrained}"
+    return f"{one.computed} of {recipe.vit.patch_tokens}, block {last}{untrained}"
 
 
 def points(recipe: Recipe, scores: Iterable[str]) -> dict[str, Recipe]:
-    """Runs to compare: the recipe with all tokens, and with each of the scores; says which it cannot have."""
+    """Runs to compare: the recipe with all tokens, and with each of the scores, its own among them; says which it
+    cannot have."""
     still = {"drop_init": 0.0, "drop_final": 0.0, "drop_shape": "polynomial", "drop_stages": "", "drop_cycle": 0}
     found = {"all tokens": recipe.replace(run=f"{recipe.run_name}_all_tokens", **still)}
-    for score in scores:
+    own = recipe.drop_method == "token_drop"
+    for score in dict.fromkeys([*([recipe.drop_score] if own else []), *scores]):
+        values = {"run": f"{recipe.run_name}_{score}", "drop_score": score, "drop_method": "token_drop"}
+        if score != recipe.drop_score:
+            greedy = recipe.drop_choice == "greedy"
+            values |= {"drop_score_block": -1, "drop_choice": "top" if greedy else recipe.drop_choice}
         try:
-            found[score] = recipe.replace(run=f"{recipe.run_name}_{score}", drop_score=score)
+            found[score] = recipe.replace(**values)
         except RecipeError as error:
             print(f"left out: {score_name(score)} ({error})")
     return found
@@ -137,29 +147,21 @@ def compared(runs: dict[str, Run], count: int = 500) -> Figure:
         print(f"{score_name(name):16} {result.test_accuracy:6.2f} % of {len(run.dataset.test)} test images{known}, "
               f"{whole / some:.3f}x predicted")  # fmt: skip
     first = next(iter(runs.values()))
-    return _saved(first, "points", points_figure(found, 100 / len(first.dataset.classes), first.stamp))
+    _, *where = first.stamp.split(" \u00b7 ")
+    stamp = " \u00b7 ".join([f"{len(runs)} runs, n = 1 each, seed {first.recipe.seed}", *where])
+    return _saved(first, "points", points_figure(found, 100 / len(first.dataset.classes), stamp))
 
 
 def _share(run: Run, count: int) -> float:
-    """The share (%) of the objects that a run's last epoch with fewer tokens keeps, by its own score; NaN: unknown."""
-    shown, recipe = run.trainer.test.part(count), run.recipe
+    """The share (%) of the objects that a run's last epoch with fewer tokens keeps, as it chooses; NaN: unknown."""
+    shown = run.trainer.test.part(count)
     if shown.masks is None:
         return math.nan
-    keep = next((keep for keep in reversed(recipe.keeps) if keep), None)
-    if keep is None:
+    dropping = Dropping.of(run.recipe)
+    keep = dropping.policy and dropping.keep_at(dropping.ratio)
+    if not keep:
         return 100.0
-    name, block = recipe.drop_score, recipe.token_drop.blocks[-1]
-    inputs = run.trainer.normalise(shown.images.float() / 255)
-    if name == "oracle":
-        return 100 * object_coverage(kept_mask(scores_of(run, shown, block)["oracle"], keep[-1]), shown.masks)
-    with seeded(torch_seed(recipe.seed, 0, "maps")):
-        kept = token_maps(run.model, recipe.token_drop, keep, inputs)[-1].kept_BGG
-    return 100 * object_coverage(kept, shown.masks.cpu())
-
-
-def _scores(run: Run, name: str, block: int, inputs: Tensor) -> Tensor:
-    with seeded(torch_seed(run.recipe.seed, 0, "maps")):
-        return token_maps(run.model, TokenDrop((block,), name), None, inputs)[0].scores_BGG
+    return 100 * object_coverage(maps_of(run, dropping.own, keep, shown)[-1].kept_BGG, shown.masks.cpu())
 
 
 def _saved(run: Run, name: str, figure: Figure) -> Figure:

@@ -10,6 +10,11 @@ from ptd_core.recipe import Recipe
 from ptd_core.tokens.reaching import Keep
 
 METHODS = PROJECT_ROOT / "parameters" / "space"
+_OURS = {  # token drop's settings
+    name: field.default
+    for name, field in Recipe.model_fields.items()
+    if name.startswith("drop_") and name != "drop_path"
+}
 
 
 def methods(base: Recipe, folder: Path = METHODS, refused: dict[str, str] | None = None) -> dict[str, Recipe]:
@@ -18,15 +23,14 @@ def methods(base: Recipe, folder: Path = METHODS, refused: dict[str, str] | None
     Raises RecipeError for one that the base cannot have, such as a block that it lacks or a score that asks for a class
     token; refused: a dict that gets the reasons instead. Also if there are no such files.
     """
-    ours = {name: field.default for name, field in Recipe.model_fields.items() if name.startswith("drop_")}
     found = {}
     files = sorted(folder.glob("*.yaml"))
     if not files:
         raise RecipeError(f"{folder}: the parameter files of the methods are not there; they come with the checkout")
     for file in files:
-        own = {name: value for name, value in read_parameters(file).items() if name.startswith("drop_")}
+        own = {name: value for name, value in read_parameters(file).items() if name in _OURS}
         try:
-            found[file.stem] = Recipe.from_values({**base.model_dump(), **ours, **own}, source=file.name)
+            found[file.stem] = Recipe.from_values({**base.model_dump(), **_OURS, **own}, source=file.name)
         except RecipeError as error:
             if refused is None:
                 raise

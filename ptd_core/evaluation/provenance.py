@@ -29,9 +29,9 @@ class Provenance:
     are merged, one place for all of a group; -1 for the rest. rest: what became of these, one of
         GONE       nothing is left of them
         FUSED      all are in one more token
-        WAITING    they take no part in that block and return
+        WAITING    no queries and no MLP in that block; they return
         FOLLOWING  they are updated by what the block does to one token in their place
-    computed: patch tokens that the block computes.
+    computed: patch tokens that reach the block's MLP.
     """
 
     part_BGG: Tensor

@@ -3,6 +3,8 @@
 Shapes: B images, S pixels a side, G tokens a side.
 """
 
+import math
+
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -10,10 +12,8 @@ from ptd_core.data.dataset import Split
 from ptd_core.saliency import kept_mask, object_coverage
 from ptd_core.views.dropping import score_name
 from ptd_core.views.maps import show_kept, show_saliency
-from ptd_core.views.space import COLOURS
+from ptd_core.views.space import COLOURS, MARKERS
 from ptd_core.views.style import GREY, new_figure, styled
-
-MARKERS = "osD^v<>P*X"
 
 
 @styled
@@ -74,20 +74,24 @@ def shares_figure(scores_of: dict[str, Tensor], objects_BSS: Tensor, stamp: str 
 
 @styled
 def points_figure(points: dict[str, tuple[float, float, float]], chance: float, stamp: str = "") -> Figure:
-    """Trained runs: test accuracy against the object's share under kept tokens, and against the predicted speed.
+    """Trained runs: test accuracy against the object's share under kept tokens, if it is known, and against speed.
 
     points: for each run test accuracy (%), share of the object (%; NaN: nobody knows) and times faster.
     """
-    figure = new_figure(stamp, (7.4, 3.2))
-    left, right = figure.subplots(1, 2, sharey=True)
+    known = not all(math.isnan(share) for _, share, _ in points.values())
+    figure = new_figure(stamp, (7.4, 3.2) if known else (5.0, 3.2))
+    *left, right = figure.subplots(1, 1 + known, sharey=True, squeeze=False)[0]
     for number, (name, (accuracy, share, faster)) in enumerate(points.items()):
         look = {"marker": MARKERS[number % len(MARKERS)], "color": COLOURS[number % len(COLOURS)], "linestyle": ""}
-        left.plot(share, accuracy, **look)
+        for axes in left:
+            axes.plot(share, accuracy, **look)
         right.plot(faster, accuracy, label=score_name(name), **look)
-    for axes in (left, right):
+    for axes in (*left, right):
         axes.axhline(chance, color=GREY, linestyle=":")
         axes.grid()
-    left.set(xlabel="object pixels under kept tokens (%)", ylabel="test accuracy (%)")
-    right.set(xlabel="training, times faster (predicted)")
+    for axes in left:
+        axes.set_xlabel("object pixels under kept tokens (%)")
+    (*left, right)[0].set_ylabel("test accuracy (%)")
+    right.set_xlabel("training, times faster (predicted)")
     figure.legend(loc="outside right")
     return figure

@@ -15,7 +15,7 @@ COLUMNS = 4
 _TINTS = {FUSED: ORANGE, WAITING: BLUE, FOLLOWING: GREEN}
 _WORDS = {
     FUSED: "in the one token that stands for the rest",
-    WAITING: "takes no part here, returns later",
+    WAITING: "no query and no MLP here, returns later",
     FOLLOWING: "updated as one token is",
 }
 
@@ -30,7 +30,7 @@ def provenance_figure(image_3SS: Tensor, found: dict[str, Provenance], computed:
     rows = -(-(1 + len(found)) // COLUMNS)
     figure = new_figure(size=(1.75 * COLUMNS, 2.1 * rows + 0.3))
     panels = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
-    _draw(panels[0], image_3SS.float(), "the image")
+    _draw(panels[0], image_3SS.cpu(), "the image")
     for panel, (name, one) in zip(panels[1:], found.items()):
         _draw(panel, painted(image_3SS, one), f"{name}\n{computed[name]}", one.part_BGG[0])
     for panel in panels[1 + len(found) :]:

@@ -1,5 +1,6 @@
 """The space of token reduction: published methods as points of it, and what its axes mean for tokens and for cost."""
 
+import dataclasses
 from collections.abc import Callable
 
 from matplotlib import colormaps
@@ -31,6 +32,8 @@ _RIVALS = {  # score, choice, fate
     "evo_vit": ("class attention, mean over blocks", "top k", "follow one token"),
     "dynamicvit": ("learned predictor", "drawn by score", "masked, later discarded"),
 }
+_LONG = 100  # epochs
+MARKERS = "osD^v<>P*X"
 COLOURS = (BLUE, ORANGE, GREEN, RED, *(colormaps["tab10"](place) for place in (4, 5, 6, 8)), "black", "#56B4E9")
 
 
@@ -53,8 +56,6 @@ def traits(recipe: Recipe) -> dict[str, str]:
 
 
 def _place(blocks: tuple[int, ...], attended: str = "kept") -> str:
-    if blocks == (0,) and attended == "kept":
-        return "before the first block"
     where = "before" if attended == "kept" else "within"
     if blocks == (0,):
         return f"{where} the first block"
@@ -62,10 +63,11 @@ def _place(blocks: tuple[int, ...], attended: str = "kept") -> str:
 
 
 def _course(recipe: Recipe) -> str:
-    """How the kept tokens go over the epochs of a run."""
-    kept = [recipe.kept_tokens(epoch) for epoch in range(recipe.epochs)]
-    dropping = {count for count, keep in zip(kept, recipe.keeps) if keep}
-    if len(dropping) <= 1 and recipe.keeps[-1] is not None:
+    """How the kept tokens go over a long run, whatever the length of this one."""
+    tokens, epochs = recipe.vit.patch_tokens, max(recipe.epochs, _LONG)
+    schedule = dataclasses.replace(recipe.schedule, epochs=epochs)
+    kept = [schedule.kept(epoch, tokens) for epoch in range(epochs)]
+    if len(set(kept[schedule.start :])) == 1:
         return "constant"
     if kept == sorted(kept):
         return "few to all"
@@ -86,7 +88,7 @@ def space_figure(methods: dict[str, Recipe]) -> Figure:
             level = 1 - (number + 0.6) / len(values)
             through = [name for name, one in found.items() if one[axis] == value]
             for rank, name in enumerate(through):  # lines through one value lie side by side
-                heights[name].append(level + (rank - (len(through) - 1) / 2) * 0.014)
+                heights[name].append(level + (rank - (len(through) - 1) / 2) * min(0.014, 0.05 / len(through)))
             axes.text(place, level, value.replace(", ", ",\n"), ha="center", va="center", fontsize=8, zorder=3,
                       bbox={"fc": "white", "ec": GREY, "boxstyle": "round,pad=0.3"})  # fmt: skip
     for number, (name, levels) in enumerate(heights.items()):
@@ -158,9 +160,9 @@ def cost_figure(methods: dict[str, Recipe], classes: int, keeps: Keeps) -> Figur
             keep = keeps(recipe, share)
             part = cost(vit, classes, recipe.token_drop, keep).training
             points[100 * (keep[-1] if keep else vit.patch_tokens) / vit.patch_tokens] = 100 * part / whole
+        look = {"marker": MARKERS[number % len(MARKERS)], "fillstyle": "none", "color": COLOURS[number % len(COLOURS)]}
         style = "--" if isinstance(recipe.token_drop, Rival) else "-"
-        axes.plot(points.keys(), points.values(), style, marker="o", markersize=3.5,
-                  color=COLOURS[number % len(COLOURS)], label=method_name(name))  # fmt: skip
+        axes.plot(points.keys(), points.values(), style, **look, label=method_name(name))
     axes.axhline(100, color=GREY, linewidth=1)
     axes.set(xlabel="patch tokens after the last drop (%)", ylabel="operations of a training step (%)")
     axes.grid()
