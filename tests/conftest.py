@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from patience import PATIENCE
 from reach import Bench
 
 from ptd_core.data import load as data
@@ -14,7 +15,6 @@ from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
-PATIENCE = 120_000  # milliseconds: a busy machine is slow, not wrong
 SCREENSHOTS = ROOT / "screenshots"
 CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update",
@@ -118,7 +118,7 @@ def open_page(browser):
         context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True, offline=offline)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
         return page

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+from patience import PATIENCE
 from timm.layers import DropPath
 from torch import nn
 
@@ -25,7 +26,7 @@ def together(task, *arguments, size=2):
         port = free.getsockname()[1]
     with ProcessPoolExecutor(size, multiprocessing.get_context("spawn")) as pool:
         answers = [pool.submit(_join, rank, size, port, task, arguments) for rank in range(size)]
-        return [answer.result(timeout=300) for answer in answers]
+        return [answer.result(timeout=PATIENCE) for answer in answers]
 
 
 def _join(rank, size, port, task, arguments):

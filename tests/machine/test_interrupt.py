@@ -13,6 +13,7 @@ import jupyter_client
 import pytest
 import torch
 from conftest import TINY, Lines, equal, without_clocks
+from patience import PATIENCE
 
 from ptd_core.machine.interrupt import Interrupt, Stopped
 from ptd_core.machine.randomness import random_state, set_random_state
@@ -245,17 +246,19 @@ def test_stop_button_in_a_notebook(tmp_path, whole):
     client = manager.client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=300)
+        client.wait_for_ready(timeout=PATIENCE)
 
         def output(message):
             if message["msg_type"] == "stream" and message["content"]["text"].startswith("epoch   1/3"):
                 manager.interrupt_kernel()
 
-        reply = client.execute_interactive(cell + slow + "execute(recipe, Slow())", output_hook=output, timeout=500)
+        reply = client.execute_interactive(
+            cell + slow + "execute(recipe, Slow())", output_hook=output, timeout=PATIENCE
+        )
         assert reply["content"]["ename"] == "KeyboardInterrupt"
         partial = Checkpoints(tmp_path / "runs" / "tiny").load(print).trainer["partial"]
         assert partial is not None
-        reply = client.execute_interactive("done = execute(recipe)", output_hook=output, timeout=500)
+        reply = client.execute_interactive("done = execute(recipe)", output_hook=output, timeout=PATIENCE)
         assert reply["content"]["status"] == "ok"
     finally:
         client.stop_channels()

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY, equal, without_clocks
+from patience import PATIENCE
 from ranked import normalise_a_shard, run_and_watch, run_in_pieces, together
 from safetensors.torch import load_file
 from torch import nn
@@ -47,7 +48,7 @@ def launch(folder, **settings):
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     return output
 
@@ -225,7 +226,7 @@ def test_a_stopped_job_goes_on_to_the_same_end(tmp_path, how):
         ranks = [child for child in psutil.Process(hurt.pid).children() if "ptd_core" in child.cmdline()]
         assert len(ranks) == 2
         ranks[1].kill()
-    output, _ = hurt.communicate(timeout=240)
+    output, _ = hurt.communicate(timeout=PATIENCE)
     assert hurt.returncode != 0, output
     assert not (tmp_path / "hurt" / "runs" / "tiny" / "run.json").exists() or "stopped and saved" in output
 

@@ -20,6 +20,7 @@ import killable
 import papermill
 import pytest
 from conftest import TINY, Lines, equal, without_clocks
+from patience import PATIENCE
 
 from ptd_core.errors import OutputError
 from ptd_core.parameters import read_parameters
@@ -160,7 +161,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(server, tmp_path, limit):
     answer = server.Queue()
     process = server.Process(target=killable.full_disk, args=(recipe, limit, answer))
     process.start()
-    answered = answer.get(timeout=300)
+    answered = answer.get(timeout=PATIENCE)
     process.join()
     assert "cannot be written (File too large); what stood there before is kept" in answered
     folder = tmp_path / "hurt" / "runs" / "tiny"
