@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from ptd_core.chapter.claims import claims_markdown
 from ptd_core.chapter.given import maps_of
 from ptd_core.chapter.namespace import names, read_recipe
-from ptd_core.cost import run_training_cost
 from ptd_core.progress import duration
 from ptd_core.run import Run
 from ptd_core.saliency import object_coverage
@@ -63,10 +62,6 @@ def results(run: Run) -> Markdown:
 def time_saved(run: Run) -> Markdown:
     """Where a run's time went, and what its training gained on the same epochs with all tokens."""
     ledger = run.record.time_ledger
-    recipe = run.recipe
-    with_drop, without = run_training_cost(
-        recipe.vit, run.trainer.classes, recipe.token_drop, recipe.keeps, recipe.sides
-    )
     rows = {
         "training steps": _seconds(ledger.step_seconds),
         "augmentation": _seconds(ledger.data_seconds),
@@ -77,7 +72,7 @@ def time_saved(run: Run) -> Markdown:
         ),
         "saved": _seconds(ledger.saved_seconds),
         "training faster by, measured": _times(ledger.measured_speedup),
-        "training faster by, predicted from operations": _times(without / with_drop),
+        "training faster by, predicted from operations": _times(run.record.model.predicted_speedup),
     }
     return table([f"time of {run.recipe.run_name}, {run.record.device}", ""], list(rows.items()))
 

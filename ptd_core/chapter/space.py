@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ptd_core.chapter.given import maps_of
 from ptd_core.chapter.notebook import table
-from ptd_core.cost import run_training_cost
 from ptd_core.data.dataset import Split
 from ptd_core.errors import RecipeError
 from ptd_core.evaluation import methods as published
 from ptd_core.evaluation.methods import keep_of
+from ptd_core.evaluation.policies import NO_DROP
 from ptd_core.evaluation.provenance import Provenance, provenance
 from ptd_core.evaluation.token_maps import comparable_scores, has_class_token
 from ptd_core.machine.randomness import seeded, torch_seed
@@ -78,8 +78,8 @@ def shares(run: Run, block: int, count: int = 500) -> Figure | Markdown:
 
 def choices(run: Run, shown: Split, score: str, block: int, keep: int) -> Figure:
     """What each choice keeps of one image in a block: the top by a score, draws by it, tokens that spread; saved."""
-    wanted = {f"top, by\n{score_name(score)}": TokenDrop((block,), score)}
-    kept = {name: maps_of(run, policy, (keep,), shown)[0].kept_BGG for name, policy in wanted.items()}
+    top = maps_of(run, TokenDrop((block,), score), (keep,), shown)[0].kept_BGG
+    kept = {f"top, by\n{score_name(score)}": top}
     draws = maps_of(run, TokenDrop((block,), score, "sample"), (keep,), _repeated(shown, DRAWS))[0].kept_BGG
     kept |= {f"drawn by it,\n{number + 1}": draw.unsqueeze(0) for number, draw in enumerate(draws)}
     kept["greedy"] = maps_of(run, TokenDrop((block,), "distance", "greedy"), (keep,), shown)[0].kept_BGG
@@ -119,8 +119,7 @@ def _title(recipe: Recipe, one: Provenance) -> str:
 def points(recipe: Recipe, scores: Iterable[str]) -> dict[str, Recipe]:
     """Runs to compare: the recipe with all tokens, and with each of the scores, its own among them; says which it
     cannot have."""
-    still = {"drop_init": 0.0, "drop_final": 0.0, "drop_shape": "polynomial", "drop_stages": "", "drop_cycle": 0}
-    found = {"all tokens": recipe.replace(run=f"{recipe.run_name}_all_tokens", **still)}
+    found = {"all tokens": recipe.replace(run=f"{recipe.run_name}_all_tokens", **NO_DROP)}
     own = recipe.drop_method == "token_drop"
     for score in dict.fromkeys([*([recipe.drop_score] if own else []), *scores]):
         values = {"run": f"{recipe.run_name}_{score}", "drop_score": score, "drop_method": "token_drop"}
@@ -138,14 +137,11 @@ def compared(runs: dict[str, Run], count: int = 500) -> Figure:
     """The trained points: prints a line each, and shows accuracy beside the object's share and the predicted speed."""
     found = {}
     for name, run in runs.items():
-        recipe, result = run.recipe, run.record.results
-        some, whole = run_training_cost(
-            recipe.vit, len(run.dataset.classes), recipe.token_drop, recipe.keeps, recipe.sides
-        )
-        found[name] = result.test_accuracy, _share(run, count), whole / some
+        result, faster = run.record.results, run.record.model.predicted_speedup
+        found[name] = result.test_accuracy, _share(run, count), faster
         known = "" if math.isnan(found[name][1]) else f", {found[name][1]:5.1f} % of the objects kept"
         print(f"{score_name(name):16} {result.test_accuracy:6.2f} % of {len(run.dataset.test)} test images{known}, "
-              f"{whole / some:.3f}x predicted")  # fmt: skip
+              f"{faster:.3f}x predicted")  # fmt: skip
     first = next(iter(runs.values()))
     _, *where = first.stamp.split(" \u00b7 ")
     stamp = " \u00b7 ".join([f"{len(runs)} runs, n = 1 each, seed {first.recipe.seed}", *where])

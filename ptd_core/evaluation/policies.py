@@ -15,11 +15,10 @@ from ptd_core.token_drop import Keep
 _OWN = ("drop_score", "drop_score_block", "drop_choice", "drop_fate", "drop_attended", "drop_until")
 SEVERAL = ("drop_method", "drop_block", *_OWN)  # may have several values
 POLICY = (*SEVERAL, "drop_blocks", "drop_shares", "drop_multiple")
-# A schedule that drops nothing by itself, and images as they are.
-_STILL = {
+NO_DROP = {  # a schedule that drops nothing
     "drop_init": 0.0, "drop_final": 0.0, "drop_shape": "polynomial", "drop_stages": "", "drop_cycle": 0, "drop_tail": 0,
-    "size_stages": "", "rand_ops": 0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0,
 }  # fmt: skip
+_STILL = NO_DROP | {"size_stages": "", "rand_ops": 0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}  # and images as they are
 _ONLY_FOR = (("drop_score_block", "drop_score", "averaged_attention"), ("drop_until", "drop_fate", "bypass"))
 _DEFAULTS = {name: field.default for name, field in Recipe.model_fields.items()}
 

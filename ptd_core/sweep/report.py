@@ -7,7 +7,7 @@ from ptd_core.records.effects import effect, effects_table, write_effects
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.run_record import RunRecord
 from ptd_core.sweep.plan import Plan
-from ptd_core.views.comparison import compare
+from ptd_core.views.comparison import compare, where_run
 from ptd_core.views.effects import effects_figure
 from ptd_core.views.style import save_figure
 
@@ -48,7 +48,7 @@ def save_effects(plan: Plan, cells: list[Cell]) -> str:
     if not found:
         return ""
     write_effects(found, plan.folder.path)
-    save_figure(effects_figure(found), plan.folder.path / "effects.png")
+    save_figure(effects_figure(found, where_run(cells)), plan.folder.path / "effects.png")
     return effects_table(found)
 
 

@@ -42,18 +42,17 @@ def merge(x_BTE: Tensor, index_BK: Tensor, seen: Seen) -> Tensor:
     """
     kept_BKE = gather_tokens(x_BTE, index_BK)
     with torch.no_grad():
-        partner_BT = _nearest_kept(x_BTE, index_BK, seen.prefix)
+        partner_BT = _most_like(x_BTE, kept_BKE[:, seen.prefix :]) + seen.prefix
         joins_BTK = F.one_hot(partner_BT, index_BK.shape[1]) * dropped(index_BK, x_BTE.shape[1]).unsqueeze(-1)
         joins_BKT = joins_BTK.transpose(1, 2).to(x_BTE.dtype)
         size_BK = 1 + joins_BKT.sum(dim=2)
     return (kept_BKE + joins_BKT @ x_BTE) / size_BK.unsqueeze(-1)
 
 
-def _nearest_kept(x_BTE: Tensor, index_BK: Tensor, prefix: int) -> Tensor:
-    """Which of the K kept tokens, a patch token, is most like each token (cosine): (B, T)."""
-    patches_BkE = gather_tokens(x_BTE, index_BK[:, prefix:])
+def _most_like(x_BTE: Tensor, patches_BkE: Tensor) -> Tensor:
+    """Which of k patch tokens is most like each token (cosine): (B, T)."""
     likeness_BTk = F.normalize(x_BTE, dim=-1) @ F.normalize(patches_BkE, dim=-1).transpose(1, 2)
-    return likeness_BTk.argmax(dim=2) + prefix
+    return likeness_BTk.argmax(dim=2)
 
 
 def put_back(x_BTE: Tensor, index_BK: Tensor, kept_BKE: Tensor) -> Tensor:
@@ -81,7 +80,7 @@ def part_of(fate: str, x_BTE: Tensor, index_BK: Tensor, place_BN: Tensor, prefix
     kept_Bk = index_BK[:, prefix:] - prefix
     place_Bk = place_BN.gather(1, kept_Bk)
     if fate == "merge":
-        into_BN = place_Bk.gather(1, _nearest_kept(x_BTE, index_BK, prefix)[:, prefix:] - prefix)
+        into_BN = place_Bk.gather(1, _most_like(x_BTE[:, prefix:], gather_tokens(x_BTE, index_BK[:, prefix:])))
     else:
         into_BN = torch.full_like(place_BN, -1)
     return place_Bk, into_BN.scatter(1, kept_Bk, place_Bk)

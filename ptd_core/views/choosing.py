@@ -12,8 +12,7 @@ from ptd_core.data.dataset import Split
 from ptd_core.saliency import kept_mask, object_coverage
 from ptd_core.views.dropping import score_name
 from ptd_core.views.maps import show_kept, show_saliency
-from ptd_core.views.space import COLOURS, MARKERS
-from ptd_core.views.style import GREY, new_figure, styled
+from ptd_core.views.style import COLOURS, GREY, MARKERS, new_figure, styled
 
 
 @styled

@@ -17,13 +17,18 @@ def compare(cells: list[Cell], picture: Path | None = None) -> str:
     return table(cells)
 
 
+def where_run(cells: list[Cell]) -> str:
+    """The devices and commits of all runs of these cells, for the foot of a figure."""
+    devices = sorted({run.device for cell in cells for run in cell.runs})
+    commits = sorted({run.commit for cell in cells for run in cell.runs})
+    return f"{'; '.join(devices)} · commit {', '.join(commits)}"
+
+
 @styled
 def comparison_figure(cells: list[Cell]) -> Figure:
     """Each run's test accuracy as a point, each recipe's mean as a line, runs with token drop in their own colour."""
-    devices = sorted({run.device for cell in cells for run in cell.runs})
-    commits = sorted({run.commit for cell in cells for run in cell.runs})
     counts = ", ".join(f"{cell.name} n = {len(cell.runs)}" for cell in cells)
-    figure = new_figure(f"{counts}\n{'; '.join(devices)} · commit {', '.join(commits)}", (6.4, 0.5 * len(cells) + 1.6))
+    figure = new_figure(f"{counts}\n{where_run(cells)}", (6.4, 0.5 * len(cells) + 1.6))
     axes = figure.subplots()
     for place, cell in enumerate(cells):
         values = cell.values("test_accuracy")

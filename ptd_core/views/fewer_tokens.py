@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -11,10 +10,7 @@ from ptd_core.evaluation import table
 from ptd_core.evaluation.table import Row
 from ptd_core.paths import readable
 from ptd_core.records.statistics import mean_and_sd
-from ptd_core.views.style import BLUE, GREEN, GREY, ORANGE, RED, new_figure, styled
-
-COLOURS = (BLUE, ORANGE, GREEN, RED, *(colormaps["tab10"](place) for place in (4, 5, 6, 8)), "black", "#56B4E9")
-MARKERS = "osD^v<>P*X"
+from ptd_core.views.style import COLOURS, GREY, MARKERS, new_figure, styled
 
 
 @styled

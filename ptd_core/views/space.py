@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from ptd_core.cost import cost
@@ -13,7 +12,7 @@ from ptd_core.schedule import DropSchedule
 from ptd_core.token_drop import TokenDrop
 from ptd_core.tokens.reaching import Keep
 from ptd_core.views.dropping import blocks_name, score_name
-from ptd_core.views.style import BLUE, GREEN, GREY, ORANGE, RED, new_figure, styled
+from ptd_core.views.style import BLUE, COLOURS, GREY, MARKERS, new_figure, styled
 
 AXES = ("score", "choice", "fate", "place", "schedule")
 Keeps = Callable[[Recipe, float], Keep | None]  # what a policy keeps so that its last drop lets out that share
@@ -33,8 +32,6 @@ _RIVALS = {  # score, choice, fate
     "dynamicvit": ("learned predictor", "drawn by score", "masked, later discarded"),
 }
 _LONG = 100  # epochs
-MARKERS = "osD^v<>P*X"
-COLOURS = (BLUE, ORANGE, GREEN, RED, *(colormaps["tab10"](place) for place in (4, 5, 6, 8)), "black", "#56B4E9")
 
 
 def method_name(name: str) -> str:

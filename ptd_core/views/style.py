@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import matplotlib
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from ptd_core.paths import readable
@@ -11,6 +12,9 @@ from ptd_core.records.files import write_atomically
 
 # Okabe and Ito's palette: distinct for colour-blind readers and in grey print.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
+# Of many lines in one picture, in their order; what has more of them begins again.
+COLOURS = (BLUE, ORANGE, GREEN, RED, *(colormaps["tab10"](place) for place in (4, 5, 6, 8)), "black", "#56B4E9")
+MARKERS = "osD^v<>P*X"
 SIZE = (6.4, 3.8)  # inches: the width of a notebook's text
 
 
