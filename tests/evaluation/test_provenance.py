@@ -32,6 +32,7 @@ def groups_of(part_GG):
         (TokenDrop((0, 2), "norm", fate="merge"), (30, 9), GONE),
         (TokenDrop((0, 1), "norm", fate="merge", attended="kept"), (30, 9), GONE),
         (TokenDrop((0, 1), "norm", fate="skip"), (40, 17), WAITING),
+        (TokenDrop((0, 2), "attention_received", fate="skip"), (20, 17), WAITING),  # some of these skipped the first
         (TokenDrop((1,), "class_attention", fate="bypass", until=2), (17,), WAITING),
     ],
     ids=str,
