@@ -173,7 +173,7 @@ shown = space.one_image(trained, picture)
 # token $i$ of $N$, and $A^h$ for the attention of head $h$ of $H$ between all $T = N + 1$ tokens, three of them are the
 # norm, the attention received, and the distance to the others:
 #
-# $$s_i = \lVert x_i \rVert_2, \qquad s_i = \frac{1}{HT} \sum_{h} \sum_{j} A^h_{j,i}, \qquad
+# $$s_i = \sqrt{\sum_e x_{i,e}^2}, \qquad s_i = \frac{1}{HT} \sum_{h} \sum_{j} A^h_{j,i}, \qquad
 # s_i = 1 - \frac{1}{N-1} \sum_{j \ne i} \cos(x_i, x_j)$$
 
 # %%
@@ -381,6 +381,7 @@ widgets.saliency_explorer(trainings.get("class_attention", trained))
 #   later blocks save nothing.
 # - Dropping early saves more and chooses with less knowledge.
 # - How many tokens are kept does not say what a step costs: compare methods by predicted or measured work.
+# - Whether any of them pays takes many seeds and controls: `parameters/sweeps/evidence` asks that, a file a question.
 #
 # ## Exercises
 #
@@ -392,14 +393,14 @@ widgets.saliency_explorer(trainings.get("class_attention", trained))
 #
 # ## Sources
 #
-# | method | published in | here it differs in |
+# | method | published in | known differences here |
 # | --- | --- | --- |
-# | PTD | its repository, aumkeshchaudhary/Progressive-Token-Drop-ViT | nothing |
-# | PatchDropout | Liu et al., WACV 2023 | nothing |
+# | PTD | its repository, aumkeshchaudhary/Progressive-Token-Drop-ViT | none |
+# | PatchDropout | Liu et al., WACV 2023 | none |
 # | EViT | Liang et al., ICLR 2022 | blocks 1, 2, 3 (theirs 3, 6, 9 of 12); rounded down; all tokens in evaluation |
-# | random-LTD | Yao et al., 2022 | nothing |
-# | ToE | Huang et al., CVPR 2024 | nothing |
-# | SkipViT | Ataiefard et al., 2024 | nothing |
+# | random-LTD | Yao et al., 2022 | none |
+# | ToE | Huang et al., CVPR 2024 | none |
+# | SkipViT | Ataiefard et al., 2024 | none |
 # | PSS | McDanel and Huynh, 2022 | its L1 norm and its cycles only |
 # | ToMe | Bolya et al., ICLR 2023 | all tokens in evaluation |
 # | Evo-ViT | Xu et al., AAAI 2022 | from block 2 (theirs 4 of 12) |
