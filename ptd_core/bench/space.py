@@ -37,8 +37,13 @@ class GatherAfterAttention(TokenDropViT):
         weights_BHTT = attention_rows(query, key)
         attended = vit_parts.project_out(attention, normed_BTE, weights_BHTT @ value)
         x_BTE = vit_parts.attention_residual(block, x_BTE, attended)
-        index_BK = kept_tokens(patch_scores(weights_BHTT[:, :, 0], prefix), keep, prefix)
-        x_BTE = vit_parts.mlp_residual(block, gather_tokens(x_BTE, index_BK))
+        class_BHT = weights_BHTT[:, :, 0]
+        index_BK = kept_tokens(patch_scores(class_BHT, prefix), keep, prefix)
+        left_BKE = gather_tokens(x_BTE, index_BK)
+        if self.drop.fate == "fuse":
+            weight_BT = class_BHT.detach().mean(dim=1).scatter(1, index_BK, 0.0).to(x_BTE.dtype)
+            left_BKE = torch.cat([left_BKE, weight_BT.unsqueeze(1) @ x_BTE], dim=1)
+        x_BTE = vit_parts.mlp_residual(block, left_BKE)
         return x_BTE, places_left(self.drop.fate, place_BN, index_BK, prefix), index_BK
 
 
@@ -72,8 +77,9 @@ def step(recipe: Recipe, keep: Keep | None, gather: bool = False) -> Callable[[]
 
 
 def _can_gather(recipe: Recipe) -> bool:
-    """Whether the method drops tokens, by class attention, after all have attended to all: there is another order."""
+    """Whether the method chooses by class attention after all have attended to all: attention with its whole matrix of
+    weights, which gives both, is another way to compute it."""
     drop = recipe.token_drop
     if not isinstance(drop, TokenDrop):
         return False
-    return (drop.score, drop.attended) == ("class_attention", "all") and drop.fate in ("discard", "bypass")
+    return (drop.score, drop.attended) == ("class_attention", "all") and drop.fate in ("discard", "fuse", "bypass")

@@ -23,7 +23,9 @@ def base(tiny):
     return tiny(depth=6, mixup_alpha=0.0, cutmix_alpha=0.0, rand_ops=0, batch_size=8, dropout=0.0, drop_path=0.0)
 
 
-@pytest.mark.parametrize("policy", [TokenDrop((0, 2)), TokenDrop((1,), fate="bypass", until=3)], ids=str)
+@pytest.mark.parametrize(
+    "policy", [TokenDrop((0, 2)), TokenDrop((0, 2), fate="fuse"), TokenDrop((1,), fate="bypass", until=3)], ids=str
+)
 def test_a_gather_after_attention_gives_the_same(policy):
     vit, images = small().double().eval(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
     keep = (40, 17)[: len(policy.blocks)]
@@ -39,7 +41,7 @@ def test_the_table_has_all_methods_their_prediction_and_what_they_hold(base, mon
     monkeypatch.setattr("ptd_core.bench.space.peak_of", lambda step, device: stepped.append(step) or 7)
     rows = space(Workload(base), 1)
     assert [row["case"] for row in rows] == [ALL] + [
-        name + gather for name in FILES for gather in ("", GATHER) if not gather or name in ("ptd", "skipvit")
+        name + gather for name in FILES for gather in ("", GATHER) if not gather or name in ("evit", "ptd", "skipvit")
     ]
     assert len(stepped) == len(rows) and all(row["peak_bytes"] == 7 for row in rows)
     ptd = next(row for row in rows if row["case"] == "ptd")
