@@ -1,44 +1,223 @@
-"""What the original says of itself and what its own logs say, to be shown beside results, never mixed with them.
+"""The claim ledger: what the original says of itself, what its own logs show, and what was measured here.
 
-Source: the method's public repository, aumkeshchaudhary/Progressive-Token-Drop-ViT: its README (claimed) and the
-per-epoch logs of its runs (logged). CIFAR-100, 200 epochs, one seed.
+Source: the method's public repository, aumkeshchaudhary/Progressive-Token-Drop-ViT: its README (said) and the per-epoch
+logs of its runs (logged). CIFAR-100, 200 epochs, one seed. Verdicts are computed from the records, by one rule.
 """
 
 from dataclasses import dataclass
 
+from ptd_core.chapter.judging import Difference, Faster, Found, Interaction, Measured, Settled, Test, Untested
+
+RESULT, CAUSE, LIMIT, FUTURE = "result", "cause", "limitation", "future work"
+_SMALL = "seed by seed on 10,000 images, 10 epochs:"
+_FULL_SIZE = "needs a GPU at full size: python -m ptd_core.reproduce DATA_DIR"
+
 
 @dataclass(frozen=True)
 class Claim:
-    """One quantity of the original, in the words of its source, and what its logs show."""
+    """One statement of the original in our words.
 
-    quantity: str
-    claimed: str
+    kind: result, cause, limitation or future work. logged: what its logs show, "" where there is none. test: what
+    decides here. short: whether README shows it.
+    """
+
+    kind: str
+    said: str
     logged: str
+    test: Test
+    short: bool = False
+
+    def found(self) -> Found:
+        return self.test.found()
 
 
 CLAIMS = (
-    Claim("baseline, test accuracy", "71.59 %", "71.59 %: last epoch, also the best on test; EMA weights"),
     Claim(
-        "PTD + Mixup/CutMix + EMA, test accuracy",
-        "74.12 %",
-        "best epoch chosen on test; last epoch 73.85 % EMA, 73.72 % raw",
+        RESULT,
+        "The baseline reaches 71.59 % on test images",
+        "71.59 %: last epoch, also the best on test; EMA weights, though its table says none",
+        Untested(_FULL_SIZE),
+        short=True,
     ),
-    Claim("baseline, training accuracy", "92.4 %", "92.4 % on augmented batches"),
     Claim(
-        "PTD + Mixup/CutMix + EMA, training accuracy",
-        "53.5 %",
-        "prediction on the mixed image against the first label: not comparable with 92.4 %",
+        RESULT,
+        "PTD with Mixup/CutMix and EMA reaches 74.12 %",
+        "73.85 % in the last epoch, 73.72 % raw; 74.12 % is the best epoch chosen on test",
+        Settled("holds in part", "by its own logs, 73.85 % without the choice on test"),
+        short=True,
     ),
-    Claim("PTD alone, training / test accuracy", "97.9 % / 68.83 %", "no log exists"),
     Claim(
-        "training time, baseline to PTD",
-        "13 h 40 min to 10 h 20 min, 1.3x",
-        "13.66 h to 10.20 h of training; 1.10x of it with no token dropped (another recipe), 1.22x from tokens",
+        RESULT,
+        "PTD with Mixup/CutMix is 2.53 points better than the baseline without them",
+        "2.26 points in the last epoch; dropout, drop-path, label smoothing and RandAugment differ as well",
+        Difference("own_effect", "ptd_mix", "plain", claimed=+1),
+        short=True,
     ),
+    Claim(
+        CAUSE,
+        "and token drop is a cause of it: better than Mixup/CutMix alone",
+        "no such run",
+        Difference("own_effect", "ptd_mix", "mix", claimed=+1, also=f"{_SMALL} {{small_mix}} points"),
+        short=True,
+    ),
+    Claim(
+        RESULT,
+        "PTD alone loses 2.76 points (68.83 %)",
+        "no log exists",
+        Difference("own_effect", "ptd_only", "plain", claimed=-1, also=f"{_SMALL} {{small_plain}} points"),
+        short=True,
+    ),
+    Claim(
+        RESULT,
+        "PTD alone overfits: from 20.8 to 29.1 points between training and test images",
+        "no log exists; the baseline's 92.4 % are of augmented batches",
+        Difference("own_effect", "ptd_only", "plain", claimed=+1, result="gap"),
+        short=True,
+    ),
+    Claim(
+        RESULT,
+        "With Mixup/CutMix training accuracy falls to 53.5 %, by soft labels",
+        "prediction on the mixed image against the first label: no training accuracy, not comparable with 92.4 %",
+        Settled("not supported", "another quantity; accuracy on clean training images is recorded beside it here"),
+    ),
+    Claim(
+        RESULT,
+        "Training takes 10 h 20 min in place of 13 h 40 min, 1.3x faster, because of fewer tokens",
+        "13.66 h to 10.20 h; 1.10x of it with no token dropped (another recipe), 1.22x from tokens",
+        Settled("holds in part", "operations predict {published_speedup:.3f}x for its curriculum at equal recipe"),
+        short=True,
+    ),
+    Claim(
+        RESULT,
+        "A whole training is faster with its curriculum than without",
+        "1.22x, of which most came at once with the first dropped token: 257 tokens are slow there, 256 are not",
+        Faster("speed", "ptd", "all_tokens"),
+    ),
+    Claim(
+        CAUSE,
+        "Strong regularisation is essential: only with it token drop turns from harm to gain",
+        "no such runs",
+        Interaction("own_effect", "plain", "ptd_only", "mix", "ptd_mix", claimed=+1),
+        short=True,
+    ),
+    Claim(
+        CAUSE,
+        "All tokens first and few at the end is the stable order",
+        "",
+        Difference("direction", "ptd", "ptd_mirrored", claimed=+1),
+        short=True,
+    ),
+    Claim(
+        CAUSE,
+        "Class attention finds the patches that carry information",
+        "",
+        Difference("scores", "class_attention_0", "random_0", claimed=+1),
+        short=True,
+    ),
+    Claim(
+        CAUSE,
+        "Kept tokens draw ever more attention, and dropped ones never return",
+        "",
+        Untested("the kept sets of successive epochs are not recorded yet; each pass chooses anew, so they can return"),
+    ),
+    Claim(
+        CAUSE,
+        "Fewer tokens make the model memorise what the kept ones show",
+        "",
+        Untested("the gap between training and test images is measured; nothing tells memorising from other causes"),
+    ),
+    Claim(
+        CAUSE,
+        "Many patches carry little: they can be left out at no loss",
+        "",
+        Settled(
+            "holds in part",
+            "on generated shapes, half of the tokens at evaluation, three seeds: {half:.2f} %, all: {whole:.2f} %",
+        ),
+    ),
+    Claim(
+        RESULT,
+        "Evaluation is unchanged and costs nothing more",
+        "",
+        Settled("holds", "by construction: without `keep`, TokenDropViT is the ViT itself (tests/test_token_drop.py)"),
+        short=True,
+    ),
+    Claim(LIMIT, "One dataset", "", Untested("CIFAR-100 and generated shapes only; no other was trained to the end")),
+    Claim(
+        LIMIT,
+        "One architecture",
+        "",
+        Untested("timm's ViT and DeiT run in the same loop; none was trained to the end"),
+    ),
+    Claim(
+        LIMIT,
+        "One piece of hardware",
+        "",
+        Settled(
+            "holds",
+            "a step at 35 % is {cpu_bf16:.2f}x faster on a CPU with bf16 products and {cpu_fp32:.2f}x without, where "
+            "operations predict {step_predicted:.2f}x: the gain is the machine's too",
+        ),
+    ),
+    Claim(LIMIT, "No statistics over seeds", "", Measured("own_effect")),
+    Claim(
+        LIMIT,
+        "Attention need not be what matters",
+        "",
+        Settled(
+            "holds",
+            "half of the tokens by class attention keep {attention:.1f} % of the object in block 0 and {late:.1f} % in "
+            "the last block, the image's centre {centre:.1f} % (shapes, three seeds)",
+        ),
+    ),
+    Claim(LIMIT, "The curriculum's numbers were not tuned", "", Measured("curriculum")),
+    Claim(LIMIT, "The comparison is not controlled", "", Measured("own_effect")),
+    Claim(LIMIT, "Only one block drops tokens", "", Measured("place")),
+    Claim(FUTURE, "The baseline with Mixup, CutMix and EMA", "", Measured("own_effect")),
+    Claim(FUTURE, "How strong Mixup and CutMix must be", "", Untested("one strength was planned, the original's")),
+    Claim(FUTURE, "ImageNet", "", Untested("computed on paper only (parameters/sweeps/README.md)")),
+    Claim(FUTURE, "Other architectures", "", Untested("timm's run; Swin's windows cannot lose tokens and are refused")),
+    Claim(FUTURE, "Other measures of what matters", "", Measured("scores")),
+    Claim(FUTURE, "The shape of the curriculum", "", Measured("direction")),
+    Claim(FUTURE, "Several blocks", "", Measured("place")),
+    Claim(
+        FUTURE,
+        "Bringing tokens back",
+        "",
+        Untested("the fates skip and bypass do; none of the questions compares them yet"),
+    ),
+    Claim(
+        FUTURE,
+        "Fewer tokens at evaluation too",
+        "",
+        Untested("python -m ptd_core.evaluate measures it for any run; not yet for runs of the evidence size"),
+    ),
+    Claim(FUTURE, "A theory of why fewer tokens generalise", "", Untested("no experiment here decides it")),
+    Claim(
+        FUTURE, "Does attention feed back on itself", "", Untested("as above: kept sets by epoch are not recorded yet")
+    ),
+    Claim(FUTURE, "Transfer to other datasets", "", Untested("`weights` fine-tunes; no such run was made yet")),
 )
 
 
+def ledger_table(short: bool = False) -> str:
+    """The ledger as a Markdown table; short: the rows that README shows."""
+    lines = [
+        "| the original says | its own logs | found here | verdict |",
+        "|---|---|---|---|",
+    ]
+    for claim in CLAIMS:
+        if claim.short or not short:
+            found = claim.found()
+            lines.append(f"| {claim.said} | {claim.logged or '-'} | {found.text} | {found.verdict} |")
+    return "\n".join(lines)
+
+
 def claims_markdown() -> str:
-    """The claims as a Markdown table."""
-    rows = [f"| {claim.quantity} | {claim.claimed} | {claim.logged} |" for claim in CLAIMS]
-    return "\n".join(["| original | claimed in its README | what its logs show |", "|---|---|---|", *rows])
+    """What the original reports as its results, without what was found here: for the chapters that train one run."""
+    rows = [f"| {claim.said} | {claim.logged or '-'} |" for claim in CLAIMS if claim.kind == RESULT]
+    return "\n".join(["| the original says | what its logs show |", "|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    print(ledger_table(short=True))

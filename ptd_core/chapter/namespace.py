@@ -6,6 +6,7 @@ first run are still there.
 
 import difflib
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from ptd_core.errors import RecipeError
@@ -28,13 +29,13 @@ class Names:
         return name in self.known
 
 
-def names(namespace: dict[str, Any]) -> Names:
-    """The names in `namespace` before its parameters cell.
+def names(namespace: dict[str, Any], parameters: Iterable[str] = tuple(Recipe.model_fields)) -> Names:
+    """The names in `namespace` before its parameters cell; parameters: those that the cell may set.
 
     Removes from it what an earlier run left of that cell, parameters and refused names: a line that the reader
     has deleted since then must not count any more, and one that is still misspelt must count again.
     """
-    leftovers = set(Recipe.model_fields)
+    leftovers = set(parameters)
     for value in list(namespace.values()):
         if isinstance(value, Names):
             leftovers |= value.refused
@@ -51,10 +52,7 @@ def read_recipe(namespace: dict[str, Any], before: Names, chapter: str) -> Recip
     later cells have names of their own, and only misspelt parameters are unknown. Raises RecipeError for these,
     for values that are not allowed, and in the chapter "baseline" for token drop.
     """
-    values = {name: namespace[name] for name in Recipe.model_fields if name in namespace}
-    unknown = {name: value for name, value in namespace.items() if _unknown(name, value, before)}
-    before.refused |= set(unknown)
-    recipe = Recipe.from_values({**values, **unknown}, source="parameters")
+    recipe = Recipe.from_values(given_values(namespace, before, Recipe.model_fields), source="parameters")
     if chapter == "baseline" and recipe.chapter != "baseline":
         raise RecipeError(
             f"parameters: drop_init = {recipe.drop_init}, drop_final = {recipe.drop_final}: this chapter trains with "
@@ -64,11 +62,19 @@ def read_recipe(namespace: dict[str, Any], before: Names, chapter: str) -> Recip
     return recipe
 
 
-def _unknown(name: str, value: Any, before: Names) -> bool:
+def given_values(namespace: dict[str, Any], before: Names, parameters: Iterable[str]) -> dict[str, Any]:
+    """The values of these parameters, and whatever else looks as if it were meant as one: that is to be refused."""
+    values = {name: namespace[name] for name in parameters if name in namespace}
+    unknown = {name: value for name, value in namespace.items() if _unknown(name, value, before, parameters)}
+    before.refused |= set(unknown)
+    return {**values, **unknown}
+
+
+def _unknown(name: str, value: Any, before: Names, parameters: Iterable[str]) -> bool:
     """Whether a name that is no parameter looks as if it were meant as one."""
-    if name in Recipe.model_fields or name in before or name.startswith(("_", "PAPERMILL_")):
+    if name in parameters or name in before or name.startswith(("_", "PAPERMILL_")):
         return False  # PAPERMILL_...: papermill's own, from --inject-paths
     if inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value) or isinstance(value, Names):
         return False  # from an import or a definition
-    near = bool(difflib.get_close_matches(name, Recipe.model_fields, n=1, cutoff=_NEAR))
+    near = bool(difflib.get_close_matches(name, parameters, n=1, cutoff=_NEAR))
     return near or (not before.read and isinstance(plain(value), _PLAIN))

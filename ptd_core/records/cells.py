@@ -68,6 +68,11 @@ class FinishedRun:
             levels={name: str(value) for name, value in (levels or {}).items() if name not in _COLUMNS},
         )
 
+    @property
+    def gap(self) -> float:
+        """Accuracy on clean training images less that on test images, in percentage points."""
+        return self.clean_train_accuracy - self.test_accuracy
+
 
 _COLUMNS = {field.name: field.type for field in fields(FinishedRun) if field.name != "levels"}
 

@@ -3,6 +3,7 @@ in the same order."""
 
 import math
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -57,6 +58,24 @@ def effect(arm: Cell, control: Cell, result: str = "test_accuracy") -> Effect:
     differences = [getattr(ours[seed], result) - getattr(theirs[seed], result) for seed in seeds]
     times = [statistics.median(runs[seed].train_seconds for seed in seeds) for runs in (theirs, ours)]
     return _effect(arm.name, control.name, result, seeds, differences, times[0] / times[1])
+
+
+def compared(pairs: Iterable[tuple[str, str]], cells: list[Cell]) -> list[Effect]:
+    """The effect of each pair (arm, control), by the names of cells, of which both have runs with one seed.
+
+    Cells of one name that differ in precision are compared with their like.
+    """
+    by_name: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_name.setdefault(cell.runs[0].cell, []).append(cell)
+    return [
+        effect(arm, control)
+        for name, other in pairs
+        for arm in by_name.get(name, [])
+        for control in by_name.get(other, [])
+        if arm.runs[0].precision == control.runs[0].precision
+        and {run.seed for run in arm.runs} & {run.seed for run in control.runs}
+    ]
 
 
 def interaction(plain: Cell, one: Cell, other: Cell, both: Cell, result: str = "test_accuracy") -> Effect:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ptd_core.records.cells import Cell, FinishedRun, group, mark_unfinished, read_runs, write_epochs, write_runs
-from ptd_core.records.effects import effect, effects_table, write_effects
+from ptd_core.records.effects import compared, effects_table, write_effects
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.run_record import RunRecord
 from ptd_core.sweep.plan import Plan
@@ -34,17 +34,7 @@ def save_tables(plan: Plan, results: dict[str, Results]) -> str:
 
 def save_effects(plan: Plan, cells: list[Cell]) -> str:
     """Of the pairs of which both cells have runs with one seed; "" if there is none."""
-    by_name: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_name.setdefault(cell.runs[0].cell, []).append(cell)
-    found = [
-        effect(arm, control)
-        for name, other in plan.pairs
-        for arm in by_name.get(name, [])
-        for control in by_name.get(other, [])
-        if arm.runs[0].precision == control.runs[0].precision
-        and {run.seed for run in arm.runs} & {run.seed for run in control.runs}
-    ]
+    found = compared(plan.pairs, cells)
     if not found:
         return ""
     write_effects(found, plan.folder.path)

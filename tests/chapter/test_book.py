@@ -25,6 +25,9 @@ CHAPTERS = {  # and where their parameters differ from a recipe's
 }  # fmt: skip
 
 
+ALL = [*CHAPTERS, "evidence"]  # which trains nothing of its own
+
+
 def chapter_notebook(chapter):
     return nbformat.read(BOOK / f"{chapter}.ipynb", as_version=4)
 
@@ -38,10 +41,10 @@ def run_papermill(chapter, out, folder, parameters):
 
 
 def test_all_chapters_are_known_here():
-    assert {path.stem for path in BOOK.glob("*.ipynb")} == {path.stem for path in BOOK.glob("*.py")} == set(CHAPTERS)
+    assert {path.stem for path in BOOK.glob("*.ipynb")} == {path.stem for path in BOOK.glob("*.py")} == set(ALL)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@pytest.mark.parametrize("chapter", ALL)
 def test_notebook_and_script_are_the_same_chapter(chapter):
     notebook, script = chapter_notebook(chapter), jupytext.read(BOOK / f"{chapter}.py")
 
@@ -54,7 +57,7 @@ def test_notebook_and_script_are_the_same_chapter(chapter):
     assert "formats" not in notebook.metadata.get("jupytext", {})
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@pytest.mark.parametrize("chapter", ALL)
 def test_notebook_holds_no_outputs(chapter):
     for cell in chapter_notebook(chapter).cells:
         if cell.cell_type == "code":

@@ -1,0 +1,191 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 4. Does it pay? The evidence
+#
+# **The question.** Does training on fewer tokens save time at no loss, and how? Chapters 2 and 3 show how token drop
+# works; one run of each says nothing about what it is worth. This chapter holds every statement of the original against
+# runs with controls and several seeds. It trains nothing: it reads published records, in `figures/evidence`, and draws
+# what they say.
+#
+# Four rules hold throughout.
+#
+# 1. **Paired.** Runs with one seed begin with the same weights and see the same images, in one order, augmented alike.
+#    What is compared is the difference within a seed.
+# 2. **With an interval.** A mean difference $\bar\delta$ of $n$ seeds has the 95 % interval
+#    $\bar\delta \pm t_{n-1}\, s / \sqrt{n}$, $s$ the standard deviation of the differences and $t_{n-1}$ the quantile
+#    of Student's distribution. The bootstrap's interval stands beside it in the tables; with five seeds it is too
+#    narrow, so verdicts are taken from $t$.
+# 3. **Named beforehand.** Every question is a file in `parameters/sweeps/evidence`, with its arms, its controls and
+#    its seeds, and all of its runs are shown. Accuracy is that of the last epoch, never of the best.
+# 4. **Against equal time.** Whoever saves a quarter of the time could as well train with all tokens for three quarters
+#    of the epochs. Token drop pays only if it beats that.
+#
+# "No loss" is said where the whole interval lies above -0.3 points. Where an interval holds zero, "no difference seen"
+# is all that can be said, and the interval says how large a difference could have hidden.
+
+# %%
+# %matplotlib inline
+from ptd_core.chapter import evidence, notebook
+
+before = notebook.names(globals(), evidence.Again.model_fields)
+
+# %% [markdown]
+# ## Parameters
+#
+# As it stands, the chapter shows published records. To run a question again, name it; a stopped sweep is resumed by
+# the same parameters. All but a few questions take days on a laptop: `changes` makes them smaller.
+#
+# ```
+# papermill book/evidence.ipynb out.ipynb -p question control -p data_dir PATH_TO_CIFAR100 -p changes "epochs=2"
+# ```
+
+# %% tags=["parameters"]
+question: str = ""  # question to run again, a file's name in parameters/sweeps/evidence
+data_dir: str = "data"  # where CIFAR-100 lies
+out_dir: str = ""  # folder that receives runs/; empty: the project's own
+workers: int = 1  # runs at once, one thread each
+changes: str = ""  # by which its runs differ from the file: names and values, each joined by an equals sign
+
+# %%
+again = evidence.read_again(globals(), before)
+
+# %% [markdown]
+# ## The size at which it is asked
+#
+# Questions with many seeds need a model that two CPU cores can train many times, and one that has learnt something:
+# `parameters/evidence.yaml`, 0.54 million parameters, 20,000 images of real CIFAR-100, twelve epochs. Its learning
+# rate, batch and augmentation were tried with all tokens only, so that nothing was tuned in favour of token drop.
+
+# %%
+control = evidence.found("control", again)
+evidence.status(control)
+
+# %%
+evidence.accuracies(control)
+
+# %% [markdown]
+# ## Token drop's own effect, and that of Mixup and CutMix
+#
+# The original compares a baseline with little regularisation to token drop with much, and concludes that token drop
+# alone overfits and that regularisation is essential to it. That comparison changes two things at once. Here they are
+# changed one at a time: two by two, all else equal.
+
+# %%
+own_effect = evidence.found("own_effect", again)
+evidence.status(own_effect)
+
+# %%
+evidence.differences(own_effect)
+
+# %%
+evidence.effects(own_effect)
+
+# %% [markdown]
+# ## Direction, and what pays
+#
+# The published curriculum begins with all tokens and ends with few. Its mirror image drops as many and costs the same,
+# but ends with all tokens, as evaluation has them. Others go in steps, in a later block, or through smaller images.
+# The controls are all tokens for as many epochs, and for fewer: those whose operations come nearest to the arm's.
+
+# %%
+direction = evidence.found("direction", again)
+evidence.status(direction)
+
+# %%
+evidence.differences(direction)
+
+# %%
+evidence.effects(direction)
+
+# %% [markdown]
+# What each arm reaches against what its whole training costs, in operations. The grey line is all tokens in fewer
+# epochs: an arm pays if it lies above that line.
+
+# %%
+evidence.pays(direction)
+
+# %% [markdown]
+# ## Time on the clock
+#
+# Operations predict a saving, machines give another. In the original's logs most of it came at once, with the first
+# dropped token: 257 tokens were slow on that machine and 256 were not. So one arm drops a single token.
+
+# %%
+speed = evidence.found("speed", again)
+evidence.status(speed)
+
+# %%
+evidence.effects(speed)
+
+# %% [markdown]
+# ## Which score
+#
+# Half of the tokens in every epoch, by each score; a random choice is the control. In block 0 the class token is the
+# same for every image, so its attention is a fixed probe of patch features; in block 2 it has seen the image.
+
+# %%
+scores = evidence.found("scores", again)
+evidence.status(scores)
+
+# %%
+evidence.differences(scores)
+
+# %% [markdown]
+# ## Which block, which curriculum
+#
+# Two seeds each: only large differences can be seen.
+
+# %%
+place = evidence.found("place", again)
+evidence.status(place)
+
+# %%
+evidence.differences(place)
+
+# %%
+curriculum = evidence.found("curriculum", again)
+evidence.status(curriculum)
+
+# %%
+evidence.differences(curriculum)
+
+# %% [markdown]
+# ## The claim ledger
+#
+# Every statement of the original's README: its results, the causes that it names, its limitations and its plans. What
+# its own logs show, what was found here, and a verdict. A verdict on a difference follows from its interval: *holds* if
+# all of it lies on the claimed side of zero, *refuted* if all of it lies on the other, else *not supported*. These runs
+# are smaller than the original's: a verdict is one at this size.
+
+# %%
+evidence.ledger()
+
+# %% [markdown]
+# ## Summary
+#
+# - A comparison that changes two things at once cannot say which of them worked.
+# - A single run has no interval; with two seeds only large differences can be seen.
+# - Saved time is worth something only if the same time, spent on all tokens, gives less.
+# - What is not tested says so in the ledger, and which file would test it.
+#
+# ## Exercises
+#
+# 1. Run `control` again with `changes = "epochs=2 subset=640"`. How far apart are two arms that differ in nothing but
+#    their luck? Add a second seed to a copy of the file to see.
+# 2. Write a question of your own: a file with arms, controls and seeds in `parameters/sweeps/evidence`. Does the
+#    chapter's `evidence.found` read it?
+# 3. What would refute the statement that class attention is no better than a random choice? How many seeds would it
+#    take to see half a point, if differences vary by 0.4?
+#
+# ## Sources
+#
+# Statements and logs of the original: its repository, aumkeshchaudhary/Progressive-Token-Drop-ViT. The bootstrap:
+# Efron, 1979. Few tokens first, all at the end: NaViT (Dehghani et al., NeurIPS 2023), ToE (Huang et al., CVPR 2024),
+# and for image sizes EfficientTrain (Wang et al., ICCV 2023).

@@ -1,0 +1,115 @@
+"""The questions of parameters/sweeps/evidence, and what the records say to them. Nothing here trains."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ptd_core.cost import run_training_cost
+from ptd_core.errors import SweepError, did_you_mean
+from ptd_core.paths import PROJECT_ROOT
+from ptd_core.recipe import Recipe
+from ptd_core.records.cells import RUNS, Cell, FinishedRun, group, read_runs
+from ptd_core.records.effects import Effect, compared, effect, interaction
+from ptd_core.sweep.plan import Plan, read_plan
+
+QUESTIONS = PROJECT_ROOT / "parameters" / "sweeps" / "evidence"
+RECORDS = PROJECT_ROOT / "figures" / "evidence"
+BASE = "evidence_"  # and an arm's name: a cell of these sweeps
+CLASSES = 100
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question: the runs that it asks for, and those that are finished."""
+
+    question: str
+    plan: Plan
+    runs: list[FinishedRun]
+
+    @property
+    def missing(self) -> list[str]:
+        """Runs that the question asks for and that no record has."""
+        there = {run.run for run in self.runs}
+        return [run.name for run in self.plan.runs if run.name not in there]
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return group(self.runs)
+
+    @cached_property
+    def effects(self) -> list[Effect]:
+        """Each arm against its controls, where both have runs with one seed."""
+        return compared(self.plan.pairs, self.cells)
+
+    def cell(self, arm: str) -> Cell | None:
+        """An arm's runs of the precision that most of them have; None if there is none."""
+        found = [cell for cell in self.cells if cell.runs[0].cell == BASE + arm]
+        return max(found, key=lambda cell: len(cell.runs), default=None)
+
+    def effect(self, arm: str, control: str, result: str = "test_accuracy") -> Effect | None:
+        """`records.effects.effect` of two arms, None where nothing is paired."""
+        ours, theirs = self.cell(arm), self.cell(control)
+        return effect(ours, theirs, result) if _paired(ours, theirs) else None
+
+    def interaction(self, plain: str, one: str, other: str, both: str, result: str = "test_accuracy") -> Effect | None:
+        """`records.effects.interaction` of four arms, None unless all have the same seeds."""
+        cells = [self.cell(arm) for arm in (plain, one, other, both)]
+        if not all(cells) or len({tuple(run.seed for run in cell.runs) for cell in cells}) > 1:
+            return None
+        return interaction(*cells, result)
+
+    @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipe of each arm, of its first seed."""
+        found: dict[str, Recipe] = {}
+        for run in self.plan.runs:
+            found.setdefault(run.cell.removeprefix(BASE), run.recipe)
+        return found
+
+    def predicted_cost(self, arm: str, control: str) -> float:
+        """Training operations of an arm's whole run over the control's; epochs count."""
+        ours, theirs = (_operations(self.recipes[name]) for name in (arm, control))
+        return ours / theirs
+
+
+def questions() -> list[str]:
+    """The names of all questions, those that others build on first."""
+    order = ("control", "own_effect", "direction", "speed", "scores", "scores_five_seeds", "place", "curriculum")
+    names = {path.stem for path in QUESTIONS.glob("*.yaml")}
+    return [*(name for name in order if name in names), *sorted(names - set(order))]
+
+
+def answer(question: str, records: Path | None = None, overrides: list[str] = ()) -> Answer:
+    """What the records say to a question; without any runs if there are none.
+
+    records: the folder with its runs.csv, by default the published one. overrides: name=value texts by which its runs
+    differ from the sweep file. Raises OutputError for a damaged table, and SweepError for a question that is none.
+    """
+    if question not in questions():
+        hint = did_you_mean(question, tuple(questions())) or f"they are {', '.join(questions())}"
+        raise SweepError(f"there is no question {question!r}; {hint}")
+    plan = read_plan(QUESTIONS / f"{question}.yaml", overrides)
+    folder = records or RECORDS / question
+    return Answer(question, plan, read_runs(folder) if (folder / RUNS).exists() else [])
+
+
+def asked(question: str) -> str:
+    """The comment that opens a question's file: what is asked, and how."""
+    lines = (QUESTIONS / f"{question}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        comment.append(line.removeprefix("#").removeprefix(" "))
+    return "\n".join(comment)
+
+
+def _operations(recipe: Recipe) -> float:
+    images = recipe.subset // recipe.batch_size * recipe.batch_size
+    return images * run_training_cost(recipe.vit, CLASSES, recipe.token_drop, recipe.keeps, recipe.sides)[0]
+
+
+def _paired(ours: Cell | None, theirs: Cell | None) -> bool:
+    if ours is None or theirs is None or ours.runs[0].precision != theirs.runs[0].precision:
+        return False
+    return bool({run.seed for run in ours.runs} & {run.seed for run in theirs.runs})

@@ -1,0 +1,130 @@
+"""What chapter 4 shows of a question: what is asked, how much of it was run, the differences, and whether it pays."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ptd_core.chapter.answers import QUESTIONS, Answer, answer, asked, questions
+from ptd_core.chapter.claims import ledger_table
+from ptd_core.chapter.namespace import Names, given_values
+from ptd_core.errors import RecipeError, SweepError
+from ptd_core.parameters import explain
+from ptd_core.paths import PROJECT_ROOT
+from ptd_core.records.cells import table
+from ptd_core.records.effects import effects_table
+from ptd_core.records.folders import RunFolder
+from ptd_core.views.comparison import comparison_figure, where_run
+from ptd_core.views.effects import effects_figure
+from ptd_core.views.evidence import Arm, pays_figure
+
+__all__ = ["Again", "accuracies", "cells", "differences", "effects", "found", "ledger", "pays", "read_again", "status"]
+
+
+class Again(BaseModel):
+    """The chapter's parameters: a question to run again, instead of showing what is published of it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    question: str = Field("", description="question to run again, a file's name in parameters/sweeps/evidence")
+    data_dir: str = Field("data", description="where CIFAR-100 lies")
+    out_dir: str = Field("", description="folder that receives runs/; empty: the project's own")
+    workers: int = Field(1, description="runs at once, one thread each", ge=1, le=1024)
+    changes: str = Field(
+        "", description="by which its runs differ from the file: names and values, each joined by an equals sign"
+    )
+
+    @property
+    def overrides(self) -> list[str]:
+        return [f"data_dir={self.data_dir}", f"out_dir={self.out_dir}", *self.changes.split()]
+
+
+def read_again(namespace: dict[str, Any], before: Names) -> Again:
+    """The chapter's parameters from its cells.
+
+    Raises RecipeError for unknown names and wrong values, SweepError for a question that is none and for changes that
+    its runs cannot have.
+    """
+    try:
+        found = Again.model_validate(given_values(namespace, before, Again.model_fields))
+    except ValidationError as error:
+        raise RecipeError(explain(error, "parameters", Again.model_fields)) from None
+    if found.question and found.question not in questions():
+        raise SweepError(f"question = {found.question!r}: must be one of {', '.join(questions())}, or empty")
+    if found.question:
+        answer(found.question, overrides=found.overrides)  # refuses changes that no run can have
+    return found
+
+
+def found(question: str, again: Again) -> Answer:
+    """What is known of a question: of the runs made just now if it is run again, else of the published ones."""
+    if question == again.question:
+        return run_again(again)
+    return answer(question)
+
+
+def run_again(again: Again) -> Answer:
+    """Run a question's sweep, or resume it, or show it if it is finished. Raises SweepError if a run fails."""
+    command = [sys.executable, "-m", "ptd_core.sweep", str(QUESTIONS / f"{again.question}.yaml"), *again.overrides]
+    command += ["--workers", str(again.workers)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")])}
+    sweep = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, errors="replace"
+    )
+    with sweep:
+        for line in sweep.stdout:
+            print(line, end="")
+    if sweep.returncode:
+        raise SweepError(f"{again.question}: its sweep ended with status {sweep.returncode}; what it printed says why")
+    return answer(again.question, RunFolder(again.question, again.out_dir).path, again.overrides)
+
+
+def status(one: Answer) -> Markdown:
+    """What is asked, and which of its runs are recorded."""
+    runs, missing = len(one.plan.runs), len(one.missing)
+    there = "All" if not missing else f"{runs - missing} of"
+    return Markdown(f"```text\n{asked(one.question)}\n```\n{there} {runs} runs are recorded.")
+
+
+def accuracies(one: Answer) -> Figure | Markdown:
+    """Every run's accuracy as a point, or a sentence where there is none."""
+    return comparison_figure(one.cells) if one.cells else _nothing(one)
+
+
+def cells(one: Answer) -> Markdown:
+    """Means and spreads of all arms."""
+    return Markdown(table(one.cells)) if one.cells else _nothing(one)
+
+
+def differences(one: Answer) -> Figure | Markdown:
+    """Each arm minus its controls, seed by seed."""
+    return effects_figure(one.effects, where_run(one.cells)) if one.effects else _nothing(one)
+
+
+def effects(one: Answer) -> Markdown:
+    """The same as a table."""
+    return Markdown(effects_table(one.effects)) if one.effects else _nothing(one)
+
+
+def pays(one: Answer, control: str = "all_tokens") -> Figure | Markdown:
+    """Accuracy of all arms against the operations of their whole training."""
+    arms = [
+        Arm(name, one.predicted_cost(name, control), cell.values("test_accuracy"), recipe.chapter == "baseline"
+            and not recipe.size_stages)
+        for name, recipe in one.recipes.items()
+        if (cell := one.cell(name))
+    ]  # fmt: skip
+    return pays_figure(arms, where_run(one.cells)) if arms else _nothing(one)
+
+
+def ledger() -> Markdown:
+    """Every claim of the original, what its logs show, what was found here, and the verdict."""
+    return Markdown(ledger_table())
+
+
+def _nothing(one: Answer) -> Markdown:
+    return Markdown(f"*Nothing is recorded of {one.question} yet that could be shown here.*")

@@ -1,0 +1,210 @@
+"""By what a claim is judged: a rule that turns records into a verdict and the sentence beside it.
+
+Verdicts: holds, holds in part, not supported (no difference seen), refuted (the opposite was seen), measured (a
+question without a claim), not tested (and why). Differences are those of `records.effects`, paired by seed; a verdict
+follows from Student's 95 % interval of their mean.
+"""
+
+import functools
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from ptd_core.chapter.answers import CLASSES, QUESTIONS, answer
+from ptd_core.cost import run_training_cost
+from ptd_core.evaluation import table
+from ptd_core.paths import PROJECT_ROOT
+from ptd_core.recipe import Recipe
+from ptd_core.records.cells import group, read_runs
+from ptd_core.records.effects import Effect
+
+_SMALL_CELLS = PROJECT_ROOT / "figures" / "small_cells"
+
+NOT_TESTED, MEASURED = "not tested", "measured"
+VERDICTS = ("holds", "holds in part", "not supported", "refuted", MEASURED, NOT_TESTED)
+
+
+class Found(NamedTuple):
+    """verdict: one of VERDICTS. text: with sizes, intervals and numbers of seeds."""
+
+    verdict: str
+    text: str
+
+
+class Test(Protocol):
+    """What decides a claim."""
+
+    def found(self) -> Found: ...
+
+
+@dataclass(frozen=True)
+class Untested:
+    """Nothing here decides it, and why."""
+
+    why: str
+
+    def found(self) -> Found:
+        return Found(NOT_TESTED, self.why)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Decided by something other than a sweep; numbers in braces are filled in from `figures`."""
+
+    verdict: str
+    text: str
+
+    def found(self) -> Found:
+        return Found(self.verdict, self.text.format_map(figures()))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm of a question minus another. claimed: +1 or -1, the sign that the original says it has. also: what other
+    records say, its numbers from `figures`; no verdict follows from it."""
+
+    question: str
+    arm: str
+    control: str
+    claimed: int
+    result: str = "test_accuracy"
+    also: str = ""
+
+    def found(self) -> Found:
+        effect = answered(self.question).effect(self.arm, self.control, self.result)
+        verdict, text = _judged(effect, self.claimed, self.question)
+        return Found(verdict, "; ".join(filter(None, [text, self.also.format_map(figures())])))
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """What token drop (one, both) changes in the presence of something (other, both), less what it changes alone."""
+
+    question: str
+    plain: str
+    one: str
+    other: str
+    both: str
+    claimed: int
+
+    def found(self) -> Found:
+        whole = answered(self.question).interaction(self.plain, self.one, self.other, self.both)
+        return _judged(whole, self.claimed, self.question)
+
+
+@dataclass(frozen=True)
+class Faster:
+    """Whether an arm's training takes less time than another's, seed by seed, on the device that ran both."""
+
+    question: str
+    arm: str
+    control: str
+
+    def found(self) -> Found:
+        one = answered(self.question)
+        ours, theirs = one.cell(self.arm), one.cell(self.control)
+        effect = one.effect(self.arm, self.control)
+        if effect is None or len(effect.seeds) < 2:
+            return _no_records(self.question)
+        seconds = [{run.seed: run.train_seconds for run in cell.runs} for cell in (ours, theirs)]
+        ratios = [seconds[1][seed] / seconds[0][seed] for seed in effect.seeds]
+        verdict = "holds" if min(ratios) > 1 else "refuted" if max(ratios) < 1 else "not supported"
+        predicted = 1 / one.predicted_cost(self.arm, self.control)
+        return Found(
+            verdict,
+            f"{statistics.median(ratios):.3f}x ({min(ratios):.3f} to {max(ratios):.3f}, n = {len(ratios)}) on "
+            f"{ours.runs[0].device}; operations predict {predicted:.3f}x",
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A question that the original leaves open: how many of its differences can be told from chance."""
+
+    question: str
+
+    def found(self) -> Found:
+        effects = [one for one in answered(self.question).effects if not math.isnan(one.t_low)]
+        if not effects:
+            return _no_records(self.question)
+        told = [one for one in effects if one.t_low > 0 or one.t_high < 0]
+        largest = max(effects, key=lambda one: abs(one.mean))
+        return Found(
+            MEASURED,
+            f"{len(told)} of {len(effects)} differences can be told from chance; the largest: "
+            f"{arm_name(largest.arm)} against {arm_name(largest.control)} {size(largest)}",
+        )
+
+
+def arm_name(cell: str) -> str:
+    """A cell's name without what all cells of the evidence begin with."""
+    return cell.removeprefix("evidence_")
+
+
+def size(effect: Effect) -> str:
+    """Mean, interval and number of seeds, in words."""
+    return f"{effect.mean:+.2f} points ({effect.t_low:+.2f} to {effect.t_high:+.2f}, n = {len(effect.seeds)})"
+
+
+@functools.cache
+def answered(question: str):
+    """`answers.answer` of the published records, read once."""
+    return answer(question)
+
+
+def _judged(effect: Effect | None, claimed: int, question: str) -> Found:
+    if effect is None:
+        return _no_records(question)
+    if math.isnan(effect.t_low):
+        return Found(NOT_TESTED, f"one seed only: {effect.mean:+.2f} points")
+    low, high = sorted((claimed * effect.t_low, claimed * effect.t_high))
+    if low > 0:
+        return Found("holds", size(effect))
+    if high < 0:
+        return Found("refuted", size(effect))
+    return Found("not supported", f"no difference seen: {size(effect)}")
+
+
+def _no_records(question: str) -> Found:
+    return Found(
+        NOT_TESTED, f"no records yet; {(QUESTIONS / question).with_suffix('.yaml').relative_to(PROJECT_ROOT)} asks"
+    )
+
+
+@functools.cache
+def figures() -> dict[str, float | str]:
+    """Numbers of published records that are no sweep's, and of operations, by the names that `Settled` uses."""
+    published = Recipe.from_yaml(PROJECT_ROOT / "parameters" / "ptd_aug.yaml")
+    dropped, whole = run_training_cost(published.vit, CLASSES, published.token_drop, published.keeps)
+    steps = {name: _step_at_35(name) for name in ("AMD_EPYC_2_threads", "AMD_EPYC_without_bf16_2_threads")}
+    rows = [row for row in table.read(PROJECT_ROOT / "figures" / "object_kept") if row.images == 1000]
+
+    def mean(column: str, score: str, block: str, kept: int) -> float:
+        chosen = [row for row in rows if (row.score, row.blocks, row.kept) == (score, block, kept)]
+        return statistics.mean(getattr(row, column) for row in chosen)
+
+    small = {cell.name: {run.seed: run.test_accuracy for run in cell.runs} for cell in group(read_runs(_SMALL_CELLS))}
+
+    def seed_by_seed(arm: str, control: str) -> str:
+        return ", ".join(f"{small[arm][seed] - small[control][seed]:+.2f}" for seed in sorted(small[arm]))
+
+    return {
+        "small_plain": seed_by_seed("ptd_small", "baseline_small"),
+        "small_mix": seed_by_seed("ptd_aug_small", "baseline_aug_small"),
+        "published_speedup": whole / dropped,
+        "cpu_bf16": steps["AMD_EPYC_2_threads"]["speedup"],
+        "cpu_fp32": steps["AMD_EPYC_without_bf16_2_threads"]["speedup"],
+        "step_predicted": steps["AMD_EPYC_2_threads"]["predicted"],
+        "half": mean("accuracy", "class_attention", "0", 32),
+        "whole": mean("accuracy", "class_attention", "0", 64),
+        "attention": 100 * mean("object_kept", "class_attention", "0", 32),
+        "late": 100 * mean("object_kept", "class_attention", "3", 32),
+        "centre": 100 * mean("object_kept", "centre", "0", 32),
+    }
+
+
+def _step_at_35(machine: str) -> dict:
+    report = json.loads((PROJECT_ROOT / "figures" / "bench" / machine / "bench.json").read_text(encoding="utf-8"))
+    return next(row for row in report["sections"]["steps"] if (row["block"], row["ratio"]) == (0, 0.35))

@@ -1,0 +1,186 @@
+"""Verdicts and answers from records that were made up, and the published ledger against the records it rests on."""
+
+import csv
+import dataclasses
+import re
+
+import pytest
+
+from ptd_core.chapter import claims, judging
+from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions
+from ptd_core.chapter.judging import VERDICTS, Difference, Faster, Interaction, Measured, Settled, Untested
+from ptd_core.cost import run_training_cost
+from ptd_core.errors import OutputError, SweepError
+from ptd_core.paths import PROJECT_ROOT
+from ptd_core.records.cells import FinishedRun, write_runs
+from ptd_core.records.effects import effects_table
+from ptd_core.sweep.plan import read_plan
+
+LOGS = PROJECT_ROOT.parent / "shared" / "reference"
+SEEDS = range(5)
+
+
+def made_up(question, accuracies, seconds=None, clean=60.0):
+    """An answer whose runs have these accuracies, {arm: one a seed}."""
+    plan = read_plan(QUESTIONS / f"{question}.yaml")
+    runs = []
+    for run in plan.runs:
+        arm = run.cell.removeprefix("evidence_")
+        if arm in accuracies and run.recipe.seed < len(accuracies[arm]):
+            recipe, time = run.recipe, (seconds or {}).get(arm, 10.0)
+            results = [accuracies[arm][recipe.seed]] * 3
+            about = (run.name, run.cell, recipe.chapter, recipe.seed, recipe.epochs)
+            made = ("D", "fp32", "fused", "off", "2", "abc", recipe.fingerprint, {})
+            runs.append(FinishedRun(*about, *results, clean, time, 1.0, *made))
+    return Answer(question, plan, runs)
+
+
+@pytest.fixture
+def records(monkeypatch):
+    """Answers to be given in place of the published ones."""
+    found = {}
+    monkeypatch.setattr(judging, "answered", lambda question: found.get(question) or answer(question, RECORDS / "none"))
+    return found
+
+
+PLAIN = [40.0, 41.0, 39.0, 40.5, 40.2]
+
+
+@pytest.mark.parametrize(
+    ("differences", "claimed", "verdict"),
+    [
+        ([0.9, 1.1, 1.0, 1.2, 0.8], +1, "holds"),
+        ([0.9, 1.1, 1.0, 1.2, 0.8], -1, "refuted"),
+        ([-0.9, -1.1, -1.0, -1.2, -0.8], -1, "holds"),
+        ([-0.9, -1.1, -1.0, -1.2, -0.8], +1, "refuted"),
+        ([0.9, -1.1, 1.0, -1.2, 0.8], +1, "not supported"),
+        ([0.9], +1, "not tested"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(records, differences, claimed, verdict):
+    arm = [plain + difference for plain, difference in zip(PLAIN, differences)]
+    records["own_effect"] = made_up("own_effect", {"plain": PLAIN, "ptd_only": arm})
+    found = Difference("own_effect", "ptd_only", "plain", claimed).found()
+    assert found.verdict == verdict
+    mean = sum(differences) / len(differences)
+    assert f"{mean:+.2f} points" in found.text
+    assert f"n = {len(differences)}" in found.text or "one seed" in found.text
+
+
+def test_the_gap_is_that_of_clean_training_images_and_test_images(records):
+    records["own_effect"] = made_up("own_effect", {"plain": PLAIN, "ptd_only": [value - 2 for value in PLAIN]})
+    found = Difference("own_effect", "ptd_only", "plain", +1, result="gap").found()
+    assert found == ("holds", "+2.00 points (+2.00 to +2.00, n = 5)")
+
+
+def test_an_interaction_needs_all_four_cells(records):
+    four = {"plain": PLAIN, "ptd_only": [v - 1 for v in PLAIN], "mix": PLAIN, "ptd_mix": [v + 0.5 for v in PLAIN]}
+    test = Interaction("own_effect", "plain", "ptd_only", "mix", "ptd_mix", +1)
+    records["own_effect"] = made_up("own_effect", four)
+    assert test.found() == ("holds", "+1.50 points (+1.50 to +1.50, n = 5)")
+    records["own_effect"] = made_up("own_effect", {**four, "mix": PLAIN[:4]})
+    assert test.found().verdict == "not tested"
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(8.0, "holds"), (12.5, "refuted")])
+def test_time_is_compared_seed_by_seed_with_what_operations_predict(records, seconds, verdict):
+    records["speed"] = made_up("speed", {"all_tokens": PLAIN, "ptd": PLAIN}, {"all_tokens": 10.0, "ptd": seconds})
+    found = Faster("speed", "ptd", "all_tokens").found()
+    recipe = records["speed"].recipes["ptd"]
+    dropped, whole = run_training_cost(recipe.vit, 100, recipe.token_drop, recipe.keeps)
+    assert found.verdict == verdict
+    assert found.text.startswith(f"{10 / seconds:.3f}x (") and found.text.endswith(f"predict {whole / dropped:.3f}x")
+
+
+def test_an_open_question_counts_what_can_be_told_from_chance(records):
+    arms = {"all_tokens": PLAIN[:2], "ptd": [v + 1.0 for v in PLAIN[:2]], "block_1": [PLAIN[0] + 3, PLAIN[1] - 2.5]}
+    records["place"] = made_up("place", arms)
+    verdict, text = Measured("place").found()
+    # ptd and block_1 against all tokens, block_1 against ptd: only the first is the same for both seeds
+    assert verdict == "measured" and text.startswith("1 of 3 differences") and "ptd against all_tokens +1.00" in text
+
+
+def test_what_has_no_records_says_which_file_asks(records):
+    for test in (Difference("place", "ptd", "all_tokens", 1), Measured("place"), Faster("place", "ptd", "all_tokens")):
+        verdict, text = test.found()
+        assert verdict == "not tested" and "parameters/sweeps/evidence/place.yaml" in text
+        assert (PROJECT_ROOT / "parameters/sweeps/evidence/place.yaml").is_file()
+
+
+def test_costs_of_whole_runs_count_epochs_and_dropped_tokens():
+    direction = answer("direction", RECORDS / "none")
+    assert direction.predicted_cost("all_tokens_9", "all_tokens") == 9 / 12
+    assert direction.predicted_cost("ptd", "ptd_mirrored") == 1
+    assert direction.predicted_cost("ptd", "all_tokens") < 1
+    assert direction.runs == [] and len(direction.missing) == len(direction.plan.runs)
+
+
+def test_answers_are_read_from_tables(tmp_path):
+    whole = made_up("place", {"all_tokens": PLAIN[:2], "ptd": PLAIN[:1]})
+    write_runs(whole.runs, tmp_path)
+    read = answer("place", tmp_path)
+    assert read.runs == whole.runs and len(read.missing) == len(read.plan.runs) - 3
+    assert [one.mean for one in read.effects] == [0.0]
+    (tmp_path / "runs.csv").write_text("nothing\n")
+    with pytest.raises(OutputError):
+        answer("place", tmp_path)
+    with pytest.raises(SweepError, match="did you mean direction"):
+        answer("directions")
+
+
+def test_every_question_says_what_it_asks():
+    assert set(questions()) == {path.stem for path in QUESTIONS.glob("*.yaml")}
+    for question in questions():
+        text = asked(question)
+        assert "?" in text and f"parameters/sweeps/evidence/{question}.yaml" in text and "#" not in text
+
+
+# what is published
+
+
+def test_no_verdict_is_empty_and_every_statement_is_said_once():
+    said = [(claim.kind, claim.said) for claim in claims.CLAIMS]
+    assert len(set(said)) == len(said) >= 30
+    assert {kind for kind, _ in said} == {claims.RESULT, claims.CAUSE, claims.LIMIT, claims.FUTURE}
+    for claim in claims.CLAIMS:
+        verdict, text = claim.found()
+        assert verdict in VERDICTS and text and "{" not in text
+        assert "|" not in claim.said + claim.logged + text  # a cell of a table
+        if isinstance(claim.test, (Settled, Untested)):
+            for file in re.findall(r"(?:tests|parameters)/[\w/.]+", text):
+                assert (PROJECT_ROOT / file).exists()
+
+
+def test_readme_has_the_short_ledger():
+    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+    assert claims.ledger_table(short=True) in readme, "python -m ptd_core.chapter.claims prints the table"
+
+
+@pytest.mark.skipif(not LOGS.is_dir(), reason="the original's logs are not at ../shared/reference")
+def test_what_is_said_of_the_logs_is_in_them():
+    with open(LOGS / "baseline_metrics.csv") as file:
+        baseline = list(csv.DictReader(file))
+    with open(LOGS / "ptd_aug_metrics.csv") as file:
+        ptd = list(csv.DictReader(file))
+    logged = " ".join(claim.logged for claim in claims.CLAIMS)
+    last, best = float(ptd[-1]["val_acc_ema"]), max(float(row["val_acc_ema"]) for row in ptd)
+    assert float(baseline[-1]["val_acc"]) == max(float(row["val_acc"]) for row in baseline) == 71.59
+    raw, training = float(ptd[-1]["val_acc_raw"]), float(baseline[-1]["train_acc"])
+    assert f"{last:.2f} % in the last epoch, {raw:.2f} % raw; {best:.2f} % is the best" in logged
+    assert f"{last - 71.59:.2f} points in the last epoch" in logged and f"{training:.1f} %" in logged
+    assert round(float(ptd[-1]["train_acc_clean"]), 1) == 53.5  # of mixed images, whatever the column is called
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in RECORDS.glob("*/runs.csv")), ids=lambda p: p.name)
+def test_published_runs_are_those_that_the_question_asks_for(folder):
+    one = answer(folder.name)
+    recipes = {run.name: run.recipe.fingerprint for run in one.plan.runs}
+    assert {run.run: run.fingerprint for run in one.runs}.items() <= recipes.items()
+    with open(folder / "effects.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row, effect in zip(rows, one.effects, strict=True):
+        for field in dataclasses.fields(effect):
+            value = getattr(effect, field.name)
+            told = ";".join(map(repr, value)) if isinstance(value, tuple) else str(value)
+            assert row[field.name] == told
+    assert effects_table(one.effects).count("\n") == len(rows) + 1
