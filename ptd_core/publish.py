@@ -1,8 +1,9 @@
-"""python -m ptd_core.publish NAME ... [--from OUT_DIR] [--to FOLDER]: what is to be kept of runs and sweeps.
+"""python -m ptd_core.publish NAME ... [--from OUT_DIR] [--to FOLDER] [--unfinished]: what is to be kept.
 
 Copies the records (run.json, tables) and pictures (PNG, explorers) of finished runs, or the tables and the picture of
 a finished sweep, from runs/NAME/ to figures/NAME/; never checkpoints, weights or executed notebooks. An older copy is
-replaced whole. If anything cannot be published, nothing is copied.
+replaced whole. If anything cannot be published, nothing is copied. --unfinished: also the tables that a sweep has so
+far, with the names of the runs that are missing.
 """
 
 import argparse
@@ -28,9 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="+", metavar="NAME", help="a run or a sweep: the name of its folder in runs/")
     parser.add_argument("--from", dest="out_dir", default="", help="folder that holds runs/; default: the project")
     parser.add_argument("--to", type=Path, default=PROJECT_ROOT / "figures", help="default: the project's figures/")
+    parser.add_argument("--unfinished", action="store_true", help="also a sweep that is not finished")
     options = parser.parse_args(arguments)
     try:
-        published = publish(options.names, options.out_dir, options.to)
+        published = publish(options.names, options.out_dir, options.to, options.unfinished)
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -39,14 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def publish(names: list[str], out_dir: str, to: Path) -> list[Path]:
+def publish(names: list[str], out_dir: str, to: Path, unfinished: bool = False) -> list[Path]:
     """Copy the records and pictures of these runs and sweeps into folders of `to`, which are returned.
+
+    unfinished: also of sweeps that are not finished, with the list of what is missing.
 
     Raises OutputError, before anything is copied, if one of them is not there, not finished, or has a file that is
     too large, or if something else stands in its place.
     """
     names = list(dict.fromkeys(names))
-    contents = {name: _publishable(name, out_dir) for name in names}
+    contents = {name: _publishable(name, out_dir, unfinished) for name in names}
     for name in names:
         _refuse_anything_else(to / name)
     staged = {name: to / f".{name}.{os.getpid()}.tmp" for name in names}
@@ -65,7 +69,7 @@ def publish(names: list[str], out_dir: str, to: Path) -> list[Path]:
     return [to / name for name in names]
 
 
-def _publishable(name: str, out_dir: str) -> list[Path]:
+def _publishable(name: str, out_dir: str, unfinished: bool) -> list[Path]:
     """The files of a finished run or sweep that are for everybody."""
     if not NAME.fullmatch(name):
         raise OutputError(f"{name!r}: is not the name of a run or a sweep; give the name of a folder in runs/")
@@ -74,9 +78,11 @@ def _publishable(name: str, out_dir: str) -> list[Path]:
         raise OutputError(f"{folder}: is not there")
     if (folder / RUNS).exists():
         read_runs(folder)
-        if (folder / UNFINISHED).exists():
+        if (folder / UNFINISHED).exists() and not unfinished:
             missing = (folder / UNFINISHED).read_text(encoding="utf-8").split()
-            raise OutputError(f"{folder}: the sweep is not finished; missing are {', '.join(missing)}")
+            raise OutputError(
+                f"{folder}: the sweep is not finished; missing are {', '.join(missing)}; see --unfinished"
+            )
     else:
         record = RunRecord.read(folder)
         if record is None or not record.finished:
@@ -89,7 +95,7 @@ def _publishable(name: str, out_dir: str) -> list[Path]:
 
 
 def _for_everybody(path: Path) -> bool:
-    named = path.name == run_record.FILE or path.suffix in KINDS
+    named = path.name in (run_record.FILE, UNFINISHED) or path.suffix in KINDS
     return named and not path.name.startswith(".") and path.is_file() and not path.is_symlink()
 
 

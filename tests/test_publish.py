@@ -84,8 +84,11 @@ def test_an_unfinished_sweep_names_what_is_missing(place):
     mark_unfinished(place / "runs" / "sweep", ["c_seed1", "c_seed2"])
     with pytest.raises(OutputError, match="the sweep is not finished; missing are c_seed1, c_seed2"):
         publish(["sweep"], str(place), place / "figures")
+    assert main(["sweep", "--from", str(place), "--to", str(place / "figures"), "--unfinished"]) == 0
+    assert (place / "figures" / "sweep" / "unfinished.txt").read_text() == "c_seed1\nc_seed2\n"
     mark_unfinished(place / "runs" / "sweep", [])
     publish(["sweep"], str(place), place / "figures")
+    assert not (place / "figures" / "sweep" / "unfinished.txt").exists()
 
 
 def test_a_large_file_is_refused_by_name(place):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from distributed import Client, Future
 
-from ptd_core.errors import PTDError
+from ptd_core.errors import PTDError, SweepError
 from ptd_core.progress import duration, say
 from ptd_core.records.cells import mark_unfinished
 from ptd_core.sweep.cluster import RESOURCE, local_client, remote_client, workers_with_a_device
@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
             for run in plan.runs:
                 say(f"{run.name}{'  finished' if run.name in done else ''}")
             return 0
+        if options.tables:
+            return _save_tables(plan, done)
         return _sweep(plan, done, options)
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -75,13 +77,22 @@ def _sweep(plan: Plan, done: dict[str, Outcome], options: argparse.Namespace) ->
         done |= {name: outcome for name, outcome in outcomes.items() if outcome.record}
         failures = {name: outcome.failure for name, outcome in outcomes.items() if not outcome.record}
     if done:
-        results = {name: (outcome.record, outcome.epochs) for name, outcome in done.items()}
-        say(f"\n{save_tables(plan, results)}\n\ntables and picture: {plan.folder.path}")
+        _save_tables(plan, done)
     took = duration(time.perf_counter() - started)
     say(f"{len(done)} of {len(plan.runs)} runs are finished; this call took {took}")
     for name, failure in failures.items():
         print(f"failed   {name}: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _save_tables(plan: Plan, done: dict[str, Outcome]) -> int:
+    """Tables and picture of the finished runs, on the screen and in the sweep's folder; the exit status."""
+    if not done:
+        raise SweepError(f"{plan.name}: none of its {len(plan.runs)} runs is finished")
+    plan.folder.create()
+    results = {name: (outcome.record, outcome.epochs) for name, outcome in done.items()}
+    say(f"\n{save_tables(plan, results)}\n\ntables and picture: {plan.folder.path}")
+    return 0
 
 
 def run_all(
@@ -196,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     add("sweep", help="sweep file, such as parameters/sweeps/small_cells.yaml")
     add("overrides", nargs="*", metavar="name=value", help="parameters for all runs")
     add("--list", action="store_true", help="check the file, name its runs, and stop")
+    add("--tables", action="store_true", help="write the tables of the runs that are finished so far, and stop")
     add("--scheduler", metavar="ADDRESS", help="use the cluster of this Dask scheduler, tcp://HOST:PORT")
     add("--workers", type=_positive, metavar="N", help="workers on this machine; default: one a device, or one a core")
     add("--threads", type=_positive, default=1, metavar="N", help="torch threads of a run; default: 1")

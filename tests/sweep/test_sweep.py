@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -181,6 +182,19 @@ def test_list_names_the_runs_and_runs_none(killed, tmp_path, capsys):
     assert main([str(killed["folder"] / "try.yaml"), "--list", f"out_dir={tmp_path}"]) == 0
     assert capsys.readouterr().out.splitlines() == [run.name for run in killed["plan"].runs]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_are_those_of_the_runs_that_are_finished(killed, tmp_path, capsys):
+    place = tmp_path / "runs"
+    for run in killed["plan"].runs[:3]:
+        shutil.copytree(killed["folder"] / "runs" / run.name, place / run.name)
+    sweep = [str(killed["folder"] / "try.yaml"), "--tables", f"out_dir={tmp_path}"]
+    assert main(sweep) == 0
+    assert [row["run"] for row in table(place / "try" / "runs.csv")] == [run.name for run in killed["plan"].runs[:3]]
+    assert (place / "try" / "unfinished.txt").read_text() == f"{killed['plan'].runs[3].name}\n"
+    shutil.rmtree(place)
+    assert main(sweep) == 2 and not place.exists()
+    assert "try: none of its 4 runs is finished" in capsys.readouterr().err
 
 
 def test_a_failed_run_is_told_and_holds_up_no_other(killed):
