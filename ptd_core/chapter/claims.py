@@ -201,16 +201,12 @@ CLAIMS = (
 
 
 def ledger_table(short: bool = False) -> str:
-    """The ledger as a Markdown table; short: the rows that README shows."""
-    lines = [
-        "| the original says | its own logs | found here | verdict |",
-        "|---|---|---|---|",
-    ]
-    for claim in CLAIMS:
-        if claim.short or not short:
-            found = claim.found()
-            lines.append(f"| {claim.said} | {claim.logged or '-'} | {found.text} | {found.verdict} |")
-    return "\n".join(lines)
+    """The ledger as a Markdown table; short: the rows that README shows, without their kind."""
+    header = ["the original says", "its own logs", "found here", "verdict"]
+    rows = [[claim.said, claim.logged or "-", *reversed(claim.found())] for claim in CLAIMS if claim.short or not short]
+    if not short:
+        header, rows = ["kind", *header], [[claim.kind, *row] for claim, row in zip(CLAIMS, rows)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))
 
 
 def claims_markdown() -> str:

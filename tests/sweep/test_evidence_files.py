@@ -1,0 +1,79 @@
+"""The sweeps behind the evidence: fair controls, and twins at the published size that ask the same."""
+
+import functools
+
+import pytest
+
+from ptd_core.cost import run_training_cost
+from ptd_core.paths import PROJECT_ROOT
+from ptd_core.sweep.file import read_file
+from ptd_core.sweep.plan import read_plan
+
+SWEEPS = PROJECT_ROOT / "parameters" / "sweeps"
+TWINS = sorted((SWEEPS / "full").glob("*.yaml"))
+DIRECTIONS = [SWEEPS / "evidence" / "direction.yaml", *(path for path in TWINS if path.stem.endswith("direction"))]
+IN_EPOCHS = {"epochs", "drop_start", "drop_end"}
+
+
+def arms(path):
+    """The recipe of each arm, for its first seed."""
+    found = {}
+    for run in read_plan(path).runs:
+        found.setdefault(run.cell, run.recipe)
+    prefix = next(iter(found)).removesuffix("all_tokens")
+    return {cell.removeprefix(prefix): recipe for cell, recipe in found.items()}
+
+
+@functools.cache
+def operations(recipe):
+    return run_training_cost(recipe.vit, 100, recipe.token_drop, recipe.keeps, recipe.sides)[0]
+
+
+@pytest.mark.parametrize("path", DIRECTIONS, ids=lambda path: path.stem)
+def test_an_arm_that_saves_is_compared_with_all_tokens_in_as_much_time(path):
+    """The control with fewer epochs is the one whose operations come nearest to the arm's."""
+    recipes = arms(path)
+    fewer = {name: recipe for name, recipe in recipes.items() if name.startswith("all_tokens_")}
+    compared = 0
+    for arm, controls in read_file(path).controls.items():
+        assert "all_tokens" in controls
+        nearest = min(fewer, key=lambda name: abs(operations(fewer[name]) - operations(recipes[arm])))
+        assert [name for name in controls if name in fewer] == [nearest], arm
+        assert abs(operations(fewer[nearest]) / operations(recipes[arm]) - 1) < 0.05
+        compared += 1
+    assert compared == len(recipes) - len(fewer) - 1
+    assert all(recipe.replace(epochs=recipes["all_tokens"].epochs) == recipes["all_tokens"].replace(
+        run=recipe.run) for recipe in fewer.values())  # fmt: skip
+
+
+@pytest.mark.parametrize("path", TWINS, ids=lambda path: path.stem)
+def test_a_twin_asks_the_same_at_the_published_size(path):
+    question = path.stem.removeprefix("full_").removeprefix("50_")
+    twin, original = read_file(path), read_file(SWEEPS / "evidence" / f"{question}.yaml")
+    assert twin.seeds == original.seeds and twin.fixed == {}
+    epochs = read_plan(path).runs[0].recipe.epochs
+
+    def plain(content):
+        """Arms without what counts epochs, by what they change; equal-time controls apart."""
+        kept = {name: arm for name, arm in content.arms.items() if not name.startswith("all_tokens_")}
+        return [{key: value for key, value in arm.items() if key not in IN_EPOCHS} for arm in kept.values()]
+
+    if question != "speed":  # one token of another number of them
+        assert plain(twin) == plain(original)
+    assert epochs == (50 if "full_50" in path.stem else 200)
+    assert len(twin.controls) == len(original.controls) and len(twin.arms) >= len(original.arms)
+
+
+@pytest.mark.parametrize("folder", ["evidence", "full"])
+def test_one_token_less_is_one_token_less(folder):
+    for path in (SWEEPS / folder).glob("*speed.yaml"):
+        recipe = arms(path)["one_token_less"]
+        assert {recipe.kept_tokens(epoch) for epoch in range(recipe.epochs)} == {recipe.vit.patch_tokens - 1}
+
+
+@pytest.mark.parametrize("path", [*(SWEEPS / "evidence").glob("*.yaml"), *TWINS], ids=lambda path: path.stem)
+def test_a_file_says_how_many_runs_it_is_and_how_to_start_it(path):
+    text = path.read_text(encoding="utf-8")
+    assert f"# {len(read_plan(path).runs)} runs" in text
+    assert f"python -m ptd_core.sweep {path.relative_to(PROJECT_ROOT)} data_dir=PATH_TO_CIFAR100" in text
+    assert {run.recipe.seed for run in read_plan(path).runs} <= set(range(20))  # higher ones stay unused
