@@ -1,4 +1,4 @@
-"""python -m ptd_core.compare RUN_FOLDER|SWEEP_FOLDER ... [--figure FILE.png]: finished runs side by side.
+"""python -m ptd_core.compare RUN_FOLDER|SWEEP_FOLDER ... [--figure FILE.png] [--table FOLDER]: runs side by side.
 
 Runs that differ in their seed only are one row: mean and sample standard deviation in the printed Markdown table,
 every seed a point in the figure. A sweep's folder holds a table of its runs: nothing is trained.
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ptd_core.errors import PTDError
 from ptd_core.progress import say
-from ptd_core.records.cells import read_cells
+from ptd_core.records.cells import read_cells, write_runs
+from ptd_core.records.files import make_folder
 from ptd_core.views.comparison import compare
 
 
@@ -18,9 +19,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ptd_core.compare", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="such as runs/ptd_small, or figures/small_cells")
     parser.add_argument("--figure", type=Path, help="where to draw the comparison, as PNG")
+    parser.add_argument("--table", type=Path, metavar="FOLDER", help="where to write runs.csv, one row a run")
     options = parser.parse_args(arguments)
     try:
-        printed = compare(read_cells(options.folders), options.figure)
+        cells = read_cells(options.folders)
+        printed = compare(cells, options.figure)
+        if options.table:
+            make_folder(options.table)
+            write_runs([run for cell in cells for run in cell.runs], options.table)
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

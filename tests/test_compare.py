@@ -104,6 +104,14 @@ def test_command_prints_the_table_and_draws(tmp_path, capsys):
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_table_of_runs_reads_back(tmp_path, sweep):
+    runs = [save(tmp_path, "x", 0, 12.5), save(tmp_path, "y", 1, 13.5)]
+    assert main([*map(str, runs), "--table", str(tmp_path / "new" / "table")]) == 0
+    assert read_cells([tmp_path / "new" / "table"]) == read_cells(runs)
+    assert main([str(runs[0]), str(sweep[0]), "--table", str(tmp_path / "mixed")]) == 2
+    assert not (tmp_path / "mixed" / "runs.csv").exists()
+
+
 @pytest.fixture
 def sweep(tmp_path):
     """The tables of a sweep over lr and precision, of which the latter has a column anyway."""

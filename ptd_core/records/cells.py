@@ -90,9 +90,14 @@ class Cell:
 
 
 def write_runs(runs: list[FinishedRun], folder: Path) -> None:
-    """runs.csv; the factors' columns stand after the cell. Values read back exactly."""
+    """runs.csv; the factors' columns stand after the cell. Values read back exactly.
+
+    Raises OutputError if the folder cannot be written, and for runs of sweeps with different factors.
+    """
     names = list(_COLUMNS)
     factors = list(runs[0].levels)
+    if any(list(run.levels) != factors for run in runs):
+        raise OutputError(f"{folder / RUNS}: runs of sweeps with different factors are no one table")
     place = names.index("cell") + 1
     rows = []
     for run in runs:
