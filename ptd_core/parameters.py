@@ -155,11 +155,13 @@ def decimals(text: str) -> tuple[float, ...]:
 def arguments(text: str) -> tuple[tuple[str, int | float | bool | str], ...]:
     """The (name, value) pairs of "patch_size=4, init_values=1e-5, class_token=false, global_pool=avg", by name.
 
+    A colon stands for an equals sign: papermill reads no line of a parameters cell that has two of these.
+
     Raises ValueError for anything else, and for a name that is given twice.
     """
     found = {}
     for item in text.split(",") if text.strip() else []:
-        match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*=\s*([-+.\w]+)\s*", item)
+        match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*[=:]\s*([-+.\w]+)\s*", item)
         if not match or match[1] in found:
             raise ValueError("must be arguments such as patch_size=4, class_token=false, each once, or empty")
         word = match[2]

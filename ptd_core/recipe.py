@@ -122,7 +122,7 @@ class Recipe(BaseModel):
     )
     model_args: str = _setting(
         "",
-        "a timm ViT's own arguments: names and values, each joined by an equals sign, with commas between",
+        "arguments of the timm ViT, as patch_size:4, depth:6",
         kind=_LATER,
     )
     weights: str = _setting(
@@ -157,7 +157,7 @@ class Recipe(BaseModel):
         "polynomial",
         "polynomial, cosine, reversed (in time), steps, flat (from drop_start) or cyclic",
     )
-    drop_stages: str = _setting("", "of drop_shape steps: kept shares at shares of the run, as .5/.75/1 at 45/40/15")
+    drop_stages: str = _setting("", "of drop_shape steps: kept shares at shares of the run, as .5/1 at 80/20")
     drop_cycle: int = _setting(0, "of drop_shape cyclic: epochs of a period", ge=0, le=10**6)
     drop_tail: int = _setting(0, "epochs at the end with all tokens, whatever the shape", ge=0, le=10**6)
     drop_multiple: int = _setting(1, "kept tokens are multiples of this", ge=1, le=10**6)
@@ -219,7 +219,7 @@ class Recipe(BaseModel):
     @classmethod
     def _readable(cls, text: str, info: ValidationInfo) -> str:
         _LISTS[info.field_name](text)
-        return text
+        return text.replace(":", "=")  # one spelling of a model's arguments; no other list has colons
 
     @field_validator("weights")
     @classmethod

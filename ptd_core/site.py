@@ -21,7 +21,7 @@ from ptd_core.paths import PROJECT_ROOT
 from ptd_core.progress import say
 from ptd_core.views.pages import asset, render
 
-CHAPTERS = ("baseline", "ptd", "space", "evidence")
+CHAPTERS = ("baseline", "ptd", "space", "evidence", "your_vit")
 ziamath.config.svg2 = False  # each drawing with its own letters: shared ones have names that equations would share
 BOOK_TITLE = "Progressive Token Drop: a book that runs"
 

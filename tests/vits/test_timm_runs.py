@@ -173,3 +173,9 @@ def test_weights_follow_from_the_seed_as_timm_draws_them(tiny_timm, images):
     state = torch.get_rng_state()
     tiny_timm(model_args="patch_size=8", drop_score="norm")  # what a recipe asks of a model draws nothing
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_colon_stands_for_an_equals_sign():
+    """papermill cannot read a line of a parameters cell that has two of them."""
+    one, other = (tiny_timm(model_args=SETTINGS["model_args"].replace("=", sign)) for sign in "=:")
+    assert one == other and one.fingerprint == other.fingerprint

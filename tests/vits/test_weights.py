@@ -198,7 +198,7 @@ LONG = f"{ARGS}, "
         ({"model_args": "patch_sise=4"}, ["has no argument patch_sise; did you mean patch_size?"]),
         ({"model_args": "img_size=32"}, ["img_size is set by image_size"]),
         ({"model_args": "pretrained=true"}, ["has no argument pretrained"]),
-        ({"model_args": "patch_size: 4"}, ["model_args must be arguments such as patch_size=4"]),
+        ({"model_args": "patch_size 4"}, ["model_args must be arguments such as patch_size=4"]),
         ({"model_args": LONG + "depth=3"}, ["each once"]),
         ({"model_args": "embed_dim=100"}, ["timm cannot build", "divisible by num_heads"]),
         ({"model_args": LONG + "class_token=false, global_pool=avg"}, ["no class token", "the score class_attention"]),

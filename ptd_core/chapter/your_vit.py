@@ -1,0 +1,231 @@
+"""What chapter 5 does with the reader's own ViT and images: looks, predicts, measures, trains and decides."""
+
+import hashlib
+import math
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from IPython.display import Markdown
+from PIL import Image
+
+from ptd_core.bench.workload import CLASSES, Workload
+from ptd_core.chapter.notebook import table
+from ptd_core.cost import cost, run_training_cost
+from ptd_core.data.dataset import Dataset, Split
+from ptd_core.data.shapes import load_shapes
+from ptd_core.errors import RecipeError
+from ptd_core.evaluation.policies import NO_DROP
+from ptd_core.machine.clock import interleave
+from ptd_core.paths import resolve_data_dir
+from ptd_core.recipe import Recipe
+from ptd_core.records.cells import Cell, FinishedRun
+from ptd_core.records.effects import NO_LOSS, Effect, effect
+from ptd_core.records.files import make_folder
+from ptd_core.records.statistics import spread
+from ptd_core.run import Run, execute
+
+EXAMPLE = "data/shapes_as_images"  # the folder that the chapter makes where the reader has named none
+ALL, FEWER, EQUAL_TIME = "all tokens", "fewer tokens", "all tokens, equal time"
+_ALL_TOKENS = NO_DROP | {"size_stages": ""}
+
+
+def with_images(recipe: Recipe, train: int = 1500, test: int = 500) -> Recipe:
+    """The recipe itself; where it names the example's folder, this is made first, of generated shapes as PNG files."""
+    if recipe.dataset == "folder" and recipe.data_dir == EXAMPLE:
+        folder = resolve_data_dir(EXAMPLE)
+        if not folder.exists():
+            _write_folder(folder, load_shapes(image_size=recipe.image_size, subset=train, test_subset=test))
+            print(f"made {folder}: {train} training and {test} test images of generated shapes")
+    return recipe
+
+
+def _write_folder(folder: Path, data: Dataset) -> None:
+    """The images as FOLDER/train/CLASS/NUMBER.png and FOLDER/test/...; whole or not at all."""
+    unfinished = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for part, split in (("train", data.train), ("test", data.test)):
+        for number, (image, label) in enumerate(zip(split.images, split.labels)):
+            into = unfinished / part / data.classes[label]
+            make_folder(into)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(into / f"{number:05d}.png")
+    unfinished.rename(folder)
+
+
+def checked(data: Dataset) -> Markdown:
+    """What to know of a dataset before a model is trained on it."""
+    rows = []
+    for name, split in (("training", data.train), ("test", data.test)):
+        counts = np.bincount(split.labels.numpy(), minlength=len(data.classes))
+        most, least = int(counts.argmax()), int(counts.argmin())
+        sizes = [f"{counts[one]:,} ({data.classes[one]})" for one in (least, most)]
+        rows.append([name, f"{len(split):,}", *sizes, f"{100 * counts[most] / len(split):.1f} %"])
+    print(f"{len(data.classes)} classes; {shared_images(data)} test images are training images too")
+    return table(["part", "images", "smallest class", "largest class", "always the largest: accuracy"], rows)
+
+
+def shared_images(data: Dataset) -> int:
+    """How many test images are, pixel by pixel, among the training images."""
+
+    def digests(split: Split) -> list[bytes]:
+        return [hashlib.sha256(image.numpy()).digest() for image in split.images]
+
+    training = set(digests(data.train))
+    return sum(digest in training for digest in digests(data.test))
+
+
+def candidates(recipe: Recipe) -> dict[str, Recipe]:
+    """The recipe's own policy, and others with its schedule; says which of them its model cannot have."""
+    own = {"drop_block": recipe.drop_block, "drop_blocks": "", "drop_shares": "", "drop_method": "token_drop",
+           "drop_fate": "discard", "drop_attended": "all", "drop_choice": "top", "drop_until": -1}  # fmt: skip
+    others = {
+        "in the first block": {"drop_block": 0},
+        "in the second block": {"drop_block": 1},
+        "at the input, at random": {"drop_block": 0, "drop_attended": "kept", "drop_score": "random"},
+        "fused into one": {"drop_fate": "fuse"},
+        "merged into the nearest": {"drop_fate": "merge"},
+        "bypass until the last block": {"drop_fate": "bypass"},
+    }
+    found = {"yours": recipe}
+    for name, values in others.items():
+        try:
+            one = recipe.replace(**{**own, **values})
+        except RecipeError as error:
+            print(f"left out: {name} ({error})")
+            continue
+        if one.settings() != recipe.settings():
+            found[name] = one
+    return found
+
+
+def predicted(found: dict[str, Recipe], classes: int) -> Markdown:
+    """What operations say of each policy: the whole training against one with all tokens."""
+    rows = []
+    for name, recipe in found.items():
+        ours, whole = run_training_cost(recipe.vit, classes, recipe.token_drop, recipe.keeps, recipe.sides)
+        fewest = min(recipe.kept_tokens(epoch) for epoch in range(recipe.epochs))
+        rows.append([name, f"{fewest} of {recipe.vit.patch_tokens}", f"{ours / whole:.3f}", f"{whole / ours:.3f}x"])
+    return table(["policy", "fewest tokens kept", "operations of the training", "faster by"], rows)
+
+
+def facts(recipe: Recipe, classes: int) -> Markdown:
+    """Size of the model, and what a training step on one image costs."""
+    model = recipe.vit.build(classes)
+    rows = {
+        "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
+        "blocks": recipe.vit.depth,
+        "patch tokens of an image": recipe.vit.patch_tokens,
+        "prefix tokens (class, distillation, registers)": recipe.vit.prefix_tokens,
+        "operations of training, an image": f"{cost(recipe.vit, classes).training / 1e9:.3f} GFLOP",
+    }
+    return table([recipe.model, ""], list(rows.items()))
+
+
+def measured(found: dict[str, Recipe], rounds: int = 3) -> tuple[dict[str, float], Markdown]:
+    """Time of each policy's whole training over that of all tokens, from a few steps of each kind of epoch.
+
+    Steps are interleaved, medians of `rounds`; random pixels stand in for images. Also as a table. Where images change
+    their size, operations stand in for time, and the table says so.
+    """
+    work = Workload(next(iter(found.values())).replace(**_ALL_TOKENS))
+    cases, epochs = {(ALL, None): work.trainers_step(None)}, {}
+    for name, recipe in found.items():
+        if recipe.size_stages:
+            continue
+        trainer, epochs[name] = Workload(recipe), Counter(recipe.keeps)
+        cases |= {(name, keep): trainer.trainers_step(keep) for keep in epochs[name] if keep is not None}
+    times = interleave(cases, rounds, work.device)
+    whole = times[ALL, None]
+    costs = {}
+    for name, recipe in found.items():
+        if recipe.size_stages:
+            ours, all_of_them = run_training_cost(recipe.vit, CLASSES, recipe.token_drop, recipe.keeps, recipe.sides)
+            costs[name] = ours / all_of_them
+            continue
+        shares = {keep: 1.0 if keep is None else times[name, keep].over(whole) for keep in epochs[name]}
+        costs[name] = sum(count * shares[keep] for keep, count in epochs[name].items()) / recipe.epochs
+    how = {name: "operations" if recipe.size_stages else "measured" for name, recipe in found.items()}
+    rows = [[name, f"{one:.3f}", f"{1 / one:.3f}x", how[name]] for name, one in costs.items()]
+    print(f"a step with all tokens: {whole.median:.3f} s on {work.device}")
+    return costs, table(["policy", "time of the training", "faster by", "by"], rows)
+
+
+def arms(recipe: Recipe, share: float) -> dict[str, Recipe]:
+    """Three trainings to compare: all tokens, the recipe, and all tokens for as many epochs as its time allows.
+
+    share: the time of the recipe's training over that with all tokens.
+    """
+    name, epochs = recipe.run_name, max(1, round(share * recipe.epochs))
+    whole = recipe.replace(run=f"{name}_all_tokens", **_ALL_TOKENS)
+    warmup = min(recipe.warmup_epochs, epochs - 1)
+    return {
+        ALL: whole,
+        FEWER: recipe.replace(run=f"{name}_fewer_tokens"),
+        EQUAL_TIME: whole.replace(run=f"{name}_equal_time", epochs=epochs, warmup_epochs=warmup),
+    }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """cells: the finished runs of each arm. first: the run of the first seed with fewer tokens."""
+
+    cells: dict[str, Cell]
+    first: Run
+
+
+def trained(compared: dict[str, Recipe], seeds: tuple[int, ...]) -> Trained:
+    """Every arm with every seed, seed by seed; finished runs are not repeated."""
+    runs: dict[str, list[Run]] = {name: [] for name in compared}
+    data = next(iter(compared.values())).load_dataset()
+    for seed in seeds:
+        for name, recipe in compared.items():
+            print(f"\n{name}, seed {seed}")
+            one = recipe.replace(run=f"{recipe.run_name}_seed{seed}", seed=seed)
+            runs[name].append(execute(one, dataset=data))
+    cells = {name: Cell(name, [FinishedRun.of(run.record, name) for run in found]) for name, found in runs.items()}
+    return Trained(cells, runs[FEWER][0])
+
+
+def decided(found: Trained) -> Markdown:
+    """The page of decision: what each arm reached in what time, the differences, and what follows from them."""
+    cells = found.cells
+    rows = [
+        [name, spread(cell.values("test_accuracy")), f"{sum(cell.values('train_seconds')) / len(cell.runs):.1f} s"]
+        for name, cell in cells.items()
+    ]
+    loss, gain = (effect(cells[FEWER], cells[control]) for control in (ALL, EQUAL_TIME))
+    lines = [
+        table(["trained with", f"test accuracy, {len(cells[FEWER].runs)} seed(s)", "training"], rows).data,
+        f"- Against all tokens, as many epochs: {_words(loss)}.",
+        f"- Against all tokens, as much time: {_words(gain)}.",
+        f"\n**{verdict(loss, gain)}**",
+    ]
+    return Markdown("\n".join([lines[0], "", *lines[1:]]))
+
+
+def verdict(loss: Effect, gain: Effect) -> str:
+    """What follows, in one sentence. loss: against all tokens for as many epochs; gain: for as much time."""
+    if math.isnan(gain.t_low):
+        return "Not decided: one seed has no interval."
+    if gain.t_high < 0:
+        return "It does not pay: the same time with all tokens gives more."
+    if gain.t_low > 0 and loss.t_low > NO_LOSS:
+        return "It pays: as good as all tokens, and better than what they reach in the same time."
+    if gain.t_low > 0:
+        return (
+            "It pays where time is short: better than all tokens in the same time; that nothing is lost against all "
+            "epochs is not shown."
+        )
+    half = (gain.t_high - gain.t_low) / 2
+    return (
+        f"Not decided: with {len(gain.seeds)} seeds a difference of {half:.1f} points could have hidden. Four times as "
+        "many seeds halve that."
+    )
+
+
+def _words(one: Effect) -> str:
+    if math.isnan(one.t_low):
+        return f"{one.mean:+.2f} points, one seed"
+    return f"{one.mean:+.2f} points (95 % {one.t_low:+.2f} to {one.t_high:+.2f}, n = {len(one.seeds)})"
