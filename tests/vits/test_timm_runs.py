@@ -175,7 +175,7 @@ def test_weights_follow_from_the_seed_as_timm_draws_them(tiny_timm, images):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_colon_stands_for_an_equals_sign():
+def test_a_colon_stands_for_an_equals_sign(tiny_timm):
     """papermill cannot read a line of a parameters cell that has two of them."""
     one, other = (tiny_timm(model_args=SETTINGS["model_args"].replace("=", sign)) for sign in "=:")
     assert one == other and one.fingerprint == other.fingerprint
