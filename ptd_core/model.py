@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, resample_abs_pos_embed
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from ptd_core.machine.dropout import Dropout
+from ptd_core.tokens import vit_parts
 from ptd_core.tokens.grid import TokenGrid
+from ptd_core.tokens.timm_tools import TimmTools
 
 ATTENTION_KERNELS = ("fused", "explicit")
 STEM_STRIDES = {1: (1, 1, 1), 2: (1, 2, 1), 4: (2, 2, 1), 8: (2, 2, 2)}  # of the three convolutions, by their product
@@ -135,7 +136,7 @@ class Block(nn.Module):
         return x_BTE + self.drop_path2(self.mlp(self.norm2(x_BTE)))
 
 
-class HybridViT(nn.Module):
+class HybridViT(TimmTools, nn.Module):
     """Images (B, C, S, S), normalised -> logits (B, num_classes), or the class token (B, E) with num_classes 0.
 
     sizes: the fields of `ViTConfig`; by default the published size, 3,035,812 parameters for 100 classes.
@@ -168,7 +169,10 @@ class HybridViT(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Tokens after the last block and norm: (B, T, E)."""
-        return self.norm(self.blocks(self.embed(images)))
+        x_BTE, run = self.embed(images), vit_parts.runner(self)
+        for block in self.blocks:
+            x_BTE = run(block, x_BTE)
+        return self.norm(x_BTE)
 
     def embed(self, images: Tensor) -> Tensor:
         """Class token and stem features with positions, as the first block takes them: (B, T, E).
@@ -181,41 +185,6 @@ class HybridViT(nn.Module):
     def forward_head(self, x_BTE: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits from the class token; with pre_logits the class token itself, as timm's models do."""
         return x_BTE[:, 0] if pre_logits else self.head(x_BTE[:, 0])
-
-    # what timm's other tools ask a model for
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        return_prefix_tokens: bool = False,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ):
-        """Features after several blocks, as timm's `VisionTransformer.forward_intermediates` gives them.
-
-        indices: blocks (the last n for an int, all for None). Each is (B, E, G, G), or (B, N, E) with output_fmt
-        "NLC"; with return_prefix_tokens a pair with the class token (B, 1, E). Returns (tokens after the last block
-        and norm, list of features), or the list alone with intermediates_only.
-        """
-        if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC'; got {output_fmt!r}")
-        wanted, last = feature_take_indices(len(self.blocks), indices)
-        x, features = self.embed(x), []
-        for number, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
-            x = block(x)
-            if number in wanted:
-                y = self.norm(x) if norm else x
-                patches = y[:, 1:]
-                if output_fmt == "NCHW":
-                    patches = patches.transpose(1, 2).unflatten(2, (self.grid_size, -1)).contiguous()
-                features.append((patches, y[:, :1]) if return_prefix_tokens else patches)
-        return features if intermediates_only else (self.norm(x), features)
-
-    def get_classifier(self) -> nn.Module:
-        return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head for fine-tuning; 0 classes leave the class token. Only class-token pooling exists."""

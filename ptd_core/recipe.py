@@ -94,6 +94,11 @@ class Recipe(BaseModel):
         "auto, off, inductor or cudagraphs (torch.compile); auto: cudagraphs on cards with bf16",
         place=True,
     )
+    checkpoint_activations: bool = _setting(
+        False,
+        "compute blocks' activations again in the backward pass: less memory, same result",
+        place=True,
+    )
     out_dir: str = _setting("", "folder that receives runs/; empty: the project's own", place=True)
     checkpoint_every: int = _setting(1, "epochs between checkpoints", place=True, ge=1, le=100_000)
     checkpoint_seconds: float = _setting(
@@ -192,9 +197,30 @@ class Recipe(BaseModel):
     # training
     epochs: int = _setting(10, "passes over the training images", ge=1, le=100_000)
     batch_size: int = _setting(64, "images a training step; an epoch omits its last, smaller batch", ge=1, le=10**6)
+    accumulate_steps: int = _setting(
+        1,
+        "micro-batches of a batch, one by one, for memory; batch norm and dropout see each alone",
+        kind=_LATER,
+        ge=1,
+        le=10**6,
+    )
     eval_batch_size: int = _setting(256, "images an evaluation step", ge=1, le=10**6)
     eval_every: int = _setting(1, "epochs between evaluations; the last epoch always has one", ge=1, le=100_000)
     lr: float = _setting(1.5e-3, "peak learning rate of AdamW", gt=0, le=10)
+    layer_decay: float = _setting(
+        1.0,
+        "learning rate of each block over that of the next, down from the head; 1: one for all",
+        kind=_LATER,
+        gt=0,
+        le=1,
+    )
+    frozen_blocks: int = _setting(
+        0,
+        "first blocks not trained, nor stem, class token, positions; all: only the head is; 0: none",
+        kind=_LATER,
+        ge=0,
+        le=64,
+    )
     weight_decay: float = _setting(0.05, "decoupled weight decay, on every parameter", ge=0, le=10)
     warmup_epochs: int = _setting(1, "epochs of linear warm-up, before the cosine", ge=0, le=100_000)
     grad_clip: float = _setting(1.0, "largest gradient norm; 0: no clipping", ge=0, le=10**6)
@@ -244,6 +270,8 @@ class Recipe(BaseModel):
         self._consistent_drop(refuse)
         if self.mixing and self.batch_size % 2:
             refuse("batch_size mixup_alpha cutmix_alpha", "mixing pairs the images of a batch, which must be even")
+        if self.batch_size % self.accumulate_steps:
+            refuse("batch_size accumulate_steps", "the micro-batches of a batch must be equally large")
         if self.subset and self.subset < self.batch_size:
             refuse("subset batch_size", "the training images do not fill one batch")
         if self.weights:
@@ -286,6 +314,8 @@ class Recipe(BaseModel):
         vit, size, depth = self.vit, "stem_stride", "depth"  # and the settings that they come from
         if self.model != "hybrid_vit":
             size = depth = "model model_args" if self.model_args else "model"
+        if self.frozen_blocks > vit.depth:
+            refuse(f"frozen_blocks {depth}", f"frozen_blocks must be from 0 to {vit.depth}")
         if drop.blocks[-1] >= vit.depth:
             refuse(f"{name} {depth}", f"{name} must be from 0 to {vit.depth - 1}")
         if self.drop_method != "token_drop":
@@ -419,6 +449,8 @@ class Recipe(BaseModel):
             grad_clip=self.grad_clip,
             label_smoothing=self.label_smoothing,
             ema_decay=self.ema_decay,
+            accumulate_steps=self.accumulate_steps,
+            layer_decay=self.layer_decay,
         )
 
     def load_dataset(self) -> Dataset:

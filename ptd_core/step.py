@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,12 +12,14 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ptd_core.data.batches import Batch
-from ptd_core.data.mixing import mix, mixed_cross_entropy
+from ptd_core.data.micro_batches import MicroBatch, micro_batches
+from ptd_core.data.mixing import mixed_cross_entropy
 from ptd_core.machine.device import synchronize
 from ptd_core.machine.fast_path import FastPath
 from ptd_core.machine.ranks import Ranks
 from ptd_core.token_drop import Keep
 from ptd_core.tokens.given import Giver
+from ptd_core.vits.fine_tuning import parameter_groups
 
 GRAPHS = 3  # of a network and a side: for all tokens, for the first number of kept tokens, and for every other number
 PREPARING_STEPS = 3  # with CUDA graphs the first warms up, the second is recorded, the third replays
@@ -28,7 +30,8 @@ class Optimisation:
     """How weights are updated: AdamW, linear warm-up and cosine, clipping, and the moving average.
 
     lr: at the peak. warmup_epochs: of linear warm-up. grad_clip: largest gradient norm, 0 for no clipping.
-    ema_decay: of the weights' moving average, 0 for none.
+    ema_decay: of the weights' moving average, 0 for none. accumulate_steps: micro-batches in which a batch is computed,
+    one after the other. layer_decay: learning rate of a block over that of the next, see `parameter_groups`.
     """
 
     lr: float
@@ -37,6 +40,8 @@ class Optimisation:
     grad_clip: float = 0.0
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
+    accumulate_steps: int = 1
+    layer_decay: float = 1.0
 
 
 class TrainingStep:
@@ -46,6 +51,9 @@ class TrainingStep:
     own, which is added. normalise: images in [0, 1] -> what the network takes. ranks: the processes that share the
     batch; each gets the whole of it and computes its own shard. giver: of a score that the network cannot see for
     itself, which it then takes after keep.
+
+    A shard is computed in `accumulate_steps` micro-batches, whose gradients add up to those of the whole: up to
+    rounding, to the draws of dropout and drop-path, and to batch norm, which normalises each by its own statistics.
     """
 
     def __init__(
@@ -63,10 +71,10 @@ class TrainingStep:
         self.path = path
         self.normalise = normalise
         self.ranks = ranks
-        self.parameters = list(network.parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=optimisation.lr, weight_decay=optimisation.weight_decay, fused=True
-        )
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        decay = optimisation.weight_decay
+        groups = parameter_groups(network, decay, optimisation.layer_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=optimisation.lr, weight_decay=decay, fused=True)
         self._parallel = ranks.parallel(network)
         self._compiled = path.compile(self._parallel)
         self._given: Tensor | None = None  # by the giver, to the last forward pass
@@ -77,12 +85,21 @@ class TrainingStep:
         keep: what the network is told to keep; None for all tokens. side: in pixels, to which the images are resized
         after mixing; None for none.
         """
-        loss, correct = self.forward(batch, keep, side)
-        self.backward(loss)
-        if self._given is not None and self.giver.always:
-            self.giver.learn(self._given, self.ranks)
+        parts, sums, gradients = self._micro_batches(batch), 0.0, []
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, part in enumerate(parts, start=1):
+            with nullcontext() if number == len(parts) else self.ranks.alone(self._parallel):
+                loss, correct = self._forward(part, keep, side)
+                (loss / len(parts)).backward()
+            if number == 1 < len(parts) and self.path.compilation == "cudagraphs":
+                self._own_gradients()
+            if self._given is not None and self.giver.always:
+                gradients.append(self._given.grad.clone())
+            sums = sums + torch.stack([loss.detach() / (len(parts) * self.ranks.size), correct])
+        if gradients:
+            self.giver.learn(torch.cat(gradients), self.ranks)
         self.update()
-        loss, correct = self.ranks.sum(torch.stack([loss.detach() / self.ranks.size, correct])).unbind()
+        loss, correct = self.ranks.sum(sums).unbind()
         return loss, correct
 
     def prepare(self, batch: Batch, keep: Keep | None, side: int | None = None) -> None:
@@ -92,7 +109,7 @@ class TrainingStep:
         """
         statistics = [buffer.clone() for buffer in self.network.buffers()]
         for _ in range(PREPARING_STEPS):
-            loss, _ = self.forward(batch, keep, side)
+            loss, _ = self._forward(self._micro_batches(batch)[0], keep, side)
             self.backward(loss)
         self.optimizer.zero_grad(set_to_none=True)
         for buffer, before in zip(self.network.buffers(), statistics):
@@ -105,12 +122,15 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
 
     def forward(self, batch: Batch, keep: Keep | None, side: int | None = None) -> tuple[Tensor, Tensor]:
-        """Mean loss and correct answers, both (), of this process's shard."""
-        shard, smoothing = self.ranks.shard, self.optimisation.label_smoothing
-        images, labels, weight, masks = batch
-        if weight is not None:
-            images = mix(images, weight)
-        images = shard(images)
+        """Mean loss and correct answers, both (), of this process's shard, computed at once."""
+        return self._forward(*micro_batches(batch, 1, self.ranks), keep, side)
+
+    def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
+        return micro_batches(batch, self.optimisation.accumulate_steps, self.ranks)
+
+    def _forward(self, part: MicroBatch, keep: Keep | None, side: int | None) -> tuple[Tensor, Tensor]:
+        """Mean loss and correct answers, both (), of a micro-batch."""
+        images, own, partners, share, masks = part
         if side is not None and side != images.shape[-1]:
             images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
         images = self.normalise(images)
@@ -119,17 +139,22 @@ class TrainingStep:
         with autocast(images.device, self.path.precision):
             self._given = None
             if self.giver is not None and (keep is not None or self.giver.always):
-                masks = None if masks is None else shard(masks)
                 self._given = self.giver(images, masks)
             out = self._compiled(images, keep, *(() if self._given is None else (self._given,)))
         logits, own_loss = out if isinstance(out, tuple) else (out, 0.0)
-        logits, own = logits.float(), shard(labels)
+        logits, smoothing = logits.float(), self.optimisation.label_smoothing
         correct = (logits.detach().argmax(dim=1) == own).sum().float()
-        if weight is None:
+        if share is None:
             loss = F.cross_entropy(logits, own, label_smoothing=smoothing)
         else:
-            loss = mixed_cross_entropy(logits, own, shard(labels.flip(0)), weight.mean(), smoothing)
+            loss = mixed_cross_entropy(logits, own, partners, share, smoothing)
         return loss + own_loss, correct
+
+    def _own_gradients(self) -> None:
+        """Move gradients out of a CUDA graph's memory, which its next replay writes over; later ones add to them."""
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.clone()
 
     def backward(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)

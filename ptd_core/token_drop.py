@@ -13,7 +13,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ptd_core.errors import did_you_mean
 from ptd_core.saliency import (
@@ -180,8 +179,7 @@ class TokenDropViT(nn.Module):
             for block, kept, reaching in zip(self.drop.blocks, keep, self.drop.reaching(keep, patches))
             if kept < reaching
         }
-        checkpointing = getattr(self.vit, "grad_checkpointing", False) and torch.is_grad_enabled()
-        run = partial(checkpoint, use_reentrant=False) if checkpointing else _call
+        run = vit_parts.runner(self.vit)
         waiting, back = None, None  # what came to a drop and the index of the kept; the block before which it is back
         for number, block in enumerate(self.vit.blocks):
             if number == back:
@@ -243,7 +241,3 @@ class TokenDropViT(nn.Module):
 def _rejoin(came_BTE: Tensor, place_BN: Tensor, index_BK: Tensor, x_BKE: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens and places as they came to the drop, with the kept tokens as they are now."""
     return put_back(came_BTE, index_BK, x_BKE), place_BN
-
-
-def _call(function, *arguments):
-    return function(*arguments)

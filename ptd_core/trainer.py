@@ -4,12 +4,11 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ptd_core.data.batches import Batches
 from ptd_core.data.dataset import Dataset, Split
-from ptd_core.errors import DataError, TrainingError
+from ptd_core.errors import DataError
 from ptd_core.evaluation.accuracy import accuracy
 from ptd_core.machine.device import check_mps_linear, synchronize
 from ptd_core.machine.fast_path import FastPath, keep_freed_memory
@@ -21,6 +20,7 @@ from ptd_core.records.partial_epoch import PartialEpoch
 from ptd_core.schedule import learning_rate
 from ptd_core.step import Preparation, TrainingStep, WarmupEma
 from ptd_core.tokens.given import giver_of
+from ptd_core.vits.fine_tuning import freeze, training_mode
 from ptd_core.vits.weights import begin_with
 
 LOSS_CHECKS_PER_EPOCH = 20  # each waits for the device; between them a step never does
@@ -59,10 +59,12 @@ class Trainer:
         probes: tuple[Probe, ...] = (),
     ):
         self.recipe, self.dataset, self.ranks, self.probes = recipe, dataset, ranks, probes
-        ranks.check_batch_size(recipe.batch_size)
+        ranks.check_batch_size(recipe.batch_size, recipe.accumulate_steps)
         self.device = ranks.device(recipe.device)
         vit = recipe.vit
-        check_mps_linear(self.device, recipe.batch_size, vit.prefix_tokens + vit.patch_tokens)
+        check_mps_linear(
+            self.device, recipe.batch_size // recipe.accumulate_steps, vit.prefix_tokens + vit.patch_tokens
+        )
         path = FastPath.choose(self.device, recipe.precision, recipe.attention, recipe.compilation)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -79,6 +81,8 @@ class Trainer:
         self.normalise = dataset.normaliser(self.device)
         model = begin_with(build_model(recipe, self.classes, path.attention), recipe.weights, vit.adapted)
         self.model = path.place(ranks.global_batch_norm(model), self.device)
+        self.model.set_grad_checkpointing(recipe.checkpoint_activations)
+        freeze(self.model, recipe.frozen_blocks)
         self.averaged = WarmupEma(self.model, decay=recipe.ema_decay) if recipe.ema_decay else None
         with seeded(torch_seed(recipe.seed, 0, "method")):  # which may have weights of its own
             network = recipe.token_drop.network(self.model, self.headline).to(self.device)
@@ -156,7 +160,7 @@ class Trainer:
         recipe = self.recipe
         if self.partial is None:
             self.partial = PartialEpoch.begin(self.steps_per_epoch, self.device)
-        self.model.train()
+        training_mode(self.model)
         compile_seconds = self._preparation(self.step, self._passes[: epoch + 1])
         synchronize(self.device)
         loss, accuracy, lr = self._train(epoch, on_step)
@@ -185,7 +189,7 @@ class Trainer:
         recipe, steps, partial = self.recipe, self.steps_per_epoch, self.partial
         start = time.perf_counter() - partial.seconds
         partial.seed(torch_seed(recipe.seed, epoch, "dropout"), self.device)
-        self.model.train()
+        training_mode(self.model)
         check_every = -(-steps // LOSS_CHECKS_PER_EPOCH)
         batches = itertools.islice(self.batches.epoch(epoch), partial.step, None)
         for step in range(partial.step, steps):
@@ -199,9 +203,10 @@ class Trainer:
             partial.correct += correct
             if self.averaged:
                 self.averaged.update(self.model, step=epoch * steps + step)
-            if (step + 1) % check_every == 0 or step + 1 == steps:
-                _check_finite(partial.losses[: step + 1], epoch)
-            partial.step, partial.seconds = step + 1, time.perf_counter() - start
+            partial.step = step + 1
+            if partial.step % check_every == 0 or partial.step == steps:
+                partial.check_finite(epoch)
+            partial.seconds = time.perf_counter() - start
             if on_step:
                 asked = time.perf_counter()
                 on_step(epoch, step + 1, steps)
@@ -216,7 +221,7 @@ class Trainer:
             step, peak=recipe.lr, warmup_steps=recipe.warmup_epochs * steps, total_steps=recipe.epochs * steps
         )
         for group in self.step.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         return lr
 
     def evaluates(self, epoch: int) -> bool:
@@ -235,13 +240,3 @@ class Trainer:
 
 
 _EVALUATED = ("clean_train_accuracy", "test_loss", "test_accuracy", "ema_test_loss", "ema_test_accuracy")
-
-
-def _check_finite(losses: Tensor, epoch: int) -> None:
-    finite = torch.isfinite(losses)
-    if not finite.all():
-        step = int((~finite).nonzero()[0])
-        raise TrainingError(
-            f"the loss is {losses[step].item()} at epoch {epoch + 1}, step {step + 1}; "
-            "what was recorded until the epoch before is kept. A smaller lr or a smaller grad_clip usually helps"
-        )

@@ -115,6 +115,15 @@ def attention(bench):
         assert {block.attn.fused_attn for block in bench.model(attention=name).blocks} == {name == "fused"}
 
 
+@reaches("checkpoint_activations")
+def checkpoint_activations(bench):
+    for on in (False, True):
+        trainer, calls = bench.trainer(checkpoint_activations=on), []
+        trainer.model.blocks[0].attn.qkv.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        trainer.step(next(trainer.batches.epoch(0)), None)
+        assert len(calls) == 1 + on  # once more, in the backward pass
+
+
 @reaches("compilation")
 def compilation(bench):
     asked = []
@@ -134,6 +143,25 @@ def epochs_and_batches(bench):
         steps = bench.steps(epochs=epochs, batch_size=size)
         assert len(steps) == epochs * (160 // size)
         assert {len(batch.images) for _, _, batch, _ in steps} == {size}
+
+
+@reaches("accumulate_steps")
+def accumulate_steps(bench):
+    for steps in (1, 4):
+        trainer, seen = bench.trainer(accumulate_steps=steps), []
+        trainer.model.stem.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(len(given[0])))
+        trainer.step(next(trainer.batches.epoch(0)), None)
+        assert seen == [32 // steps] * steps
+
+
+@reaches("layer_decay", "frozen_blocks")
+def rates_by_layer(bench):
+    for decay, frozen, rates in ((1.0, 0, [1.0]), (0.5, 0, [0.125, 0.25, 0.5, 1.0]), (0.5, 1, [0.5, 1.0])):
+        trainer = bench.trainer(layer_decay=decay, frozen_blocks=frozen, lr=1e-3)
+        trainer._set_lr(4)  # at the peak
+        found = [group["lr"] for group in trainer.step.optimizer.param_groups]
+        assert found == pytest.approx([1e-3 * rate for rate in rates])
+        assert trainer.model.blocks[0].norm1.weight.requires_grad is not bool(frozen)
 
 
 @reaches("eval_batch_size")

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from definition import assert_same_with_gradients, normed
 from test_model import small
 
-from ptd_core import token_drop
 from ptd_core.evaluation.attention_maps import attention_maps
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.saliency import gather_tokens
 from ptd_core.token_drop import TokenDrop, TokenDropViT
+from ptd_core.tokens import vit_parts
 from ptd_core.tokens.vit_parts import class_attention_row, embed
 
 TIMM_SMALL = {"img_size": 32, "patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 4, "num_classes": 7}
@@ -190,8 +190,8 @@ def test_a_block_that_the_vit_lacks_is_refused():
 def test_gradient_checkpointing_of_the_vit_is_kept(monkeypatch):
     """The same outputs and gradients, with each block run through checkpoint."""
     images, calls = torch.randn(2, 3, 32, 32, dtype=torch.float64), []
-    recorded = token_drop.checkpoint
-    monkeypatch.setattr(token_drop, "checkpoint", lambda *a, **k: calls.append(a) or recorded(*a, **k))
+    recorded = vit_parts.checkpoint
+    monkeypatch.setattr(vit_parts, "checkpoint", lambda *a, **k: calls.append(a) or recorded(*a, **k))
     results = []
     for checkpointing in (False, True):
         vit = timm_vit("registers").train()

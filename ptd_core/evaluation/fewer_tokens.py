@@ -106,7 +106,7 @@ def _learn(network: TokenDropViT, giver: Giver, train: Split, normalise: Normali
                 images = normalise(images.float() / 255)
                 scores = giver(images)
                 F.cross_entropy(network(images, None, scores).float(), labels).backward()
-                giver.learn(scores, Ranks())
+                giver.learn(scores.grad, Ranks())
     finally:
         for parameter, before in wanted.items():
             parameter.requires_grad_(before)

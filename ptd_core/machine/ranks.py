@@ -9,7 +9,7 @@ import gc
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,11 +100,14 @@ class Ranks:
         if self.rank:
             torch.manual_seed(torch_seed(seed, epoch, f"dropout of rank {self.rank} in step {step}"))
 
-    def check_batch_size(self, batch_size: int) -> None:
-        """Raises RecipeError if a batch does not divide among the processes."""
-        if batch_size % self.size:
+    def check_batch_size(self, batch_size: int, micro_batches: int = 1) -> None:
+        """Raises RecipeError if a batch does not divide among the processes, in so many micro-batches each."""
+        multiple = self.size * micro_batches
+        if batch_size % multiple:
+            each = f", each in {micro_batches} micro-batches (accumulate_steps)" if micro_batches > 1 else ""
             raise RecipeError(
-                f"batch_size = {batch_size}: does not divide among {self.size} processes; use a multiple of {self.size}"
+                f"batch_size = {batch_size}: does not divide among {self.size} processes{each}; "
+                f"use a multiple of {multiple}"
             )
 
     def parallel(self, model: nn.Module) -> nn.Module:
@@ -115,6 +118,11 @@ class Ranks:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # by newer torch
             return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    @staticmethod
+    def alone(model: nn.Module) -> AbstractContextManager:
+        """Within it gradients of what `parallel` made are added up in each process, and not yet averaged over them."""
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def global_batch_norm(self, model: nn.Module) -> nn.Module:
         """The model with batch norm over the shards of all processes; the state dict stays the same."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ptd_core.errors import TrainingError
 from ptd_core.machine.randomness import random_state, set_random_state
 
 
@@ -34,6 +35,17 @@ class PartialEpoch:
         if self.random is not None:
             set_random_state(device, self.random)
             self.random = None
+
+    def check_finite(self, epoch: int) -> None:
+        """Raises TrainingError, naming epoch and step, if a loss so far is not a number."""
+        losses = self.losses[: self.step]
+        finite = torch.isfinite(losses)
+        if not finite.all():
+            step = int((~finite).nonzero()[0])
+            raise TrainingError(
+                f"the loss is {losses[step].item()} at epoch {epoch + 1}, step {step + 1}; "
+                "what was recorded until the epoch before is kept. A smaller lr or a smaller grad_clip usually helps"
+            )
 
     def state_dict(self, device: torch.device) -> dict:
         return {

@@ -87,13 +87,13 @@ class DynamicViT(nn.Module):
 
     def _masked(self, images: Tensor, x_BTE: Tensor, shares: list[float]) -> tuple[Tensor, Tensor]:
         stages, prefix = dict(zip(self.blocks, self.predictors)), self.vit.num_prefix_tokens
-        left_BN1, missed = torch.ones_like(x_BTE[:, prefix:, :1]), []
+        left_BN1, missed, run = torch.ones_like(x_BTE[:, prefix:, :1]), [], vit_parts.runner(self.vit)
         for number, block in enumerate(self.vit.blocks):
             if number in stages:
                 log_probability_BN2 = stages[number](x_BTE[:, prefix:], left_BN1)
                 left_BN1 = F.gumbel_softmax(log_probability_BN2, hard=True)[:, :, :1].to(left_BN1) * left_BN1
                 missed.append((left_BN1.mean(dim=(1, 2)) - shares[len(missed)]).square().mean())
-            x_BTE = masked_block(block, x_BTE, F.pad(left_BN1.squeeze(-1), (prefix, 0), value=1.0))
+            x_BTE = run(masked_block, block, x_BTE, F.pad(left_BN1.squeeze(-1), (prefix, 0), value=1.0))
         tokens_BTE = self.vit.norm(x_BTE)
         logits = self.vit.forward_head(tokens_BTE)
         ratio = torch.stack(missed).mean()

@@ -42,22 +42,23 @@ class EvoViT(nn.Module):
             return self.vit(images)
         if not isinstance(keep, (tuple, list)) or len(keep) != 1:
             raise ValueError(f"keep must be a tuple with one number; got {keep}")
-        x_BTE, seen_BN = vit_parts.embed(self.vit, images), None
+        x_BTE, seen_BN, run = vit_parts.embed(self.vit, images), None, vit_parts.runner(self.vit)
         for number, block in enumerate(self.vit.blocks):
-            x_BTE, seen_BN = self._block(block, x_BTE, seen_BN, keep[0] if number >= self.start else None, trace)
+            kept = keep[0] if number >= self.start else None
+            x_BTE, seen_BN, index_BK = run(self._block, block, x_BTE, seen_BN, kept)
+            if trace is not None and index_BK is not None:
+                trace.append(index_BK)
         return self.vit.forward_head(self.vit.norm(x_BTE))
 
     def _block(
-        self, block: nn.Module, x_BTE: Tensor, seen_BN: Tensor | None, keep: int | None, trace: list[Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        """All tokens after the block, and the running mean of class attention."""
+        self, block: nn.Module, x_BTE: Tensor, seen_BN: Tensor | None, keep: int | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All tokens after the block, the running mean of class attention, and the index of slow tokens (B, K)."""
         prefix = self.vit.num_prefix_tokens
         if keep is None or keep == x_BTE.shape[1] - prefix:
             own_BN = _class_attention(block, x_BTE)[:, prefix:]
-            return block(x_BTE), own_BN if seen_BN is None else torch.lerp(seen_BN, own_BN, TRADE_OFF)
+            return block(x_BTE), own_BN if seen_BN is None else torch.lerp(seen_BN, own_BN, TRADE_OFF), None
         index_BK = kept_tokens(seen_BN, keep, prefix)
-        if trace is not None:
-            trace.append(index_BK)
         fast_BT = dropped(index_BK, x_BTE.shape[1])
         weight_BT = F.pad(seen_BN, (prefix, 0)) * fast_BT
         weight_BT = weight_BT / weight_BT.sum(dim=1, keepdim=True)
@@ -67,7 +68,7 @@ class EvoViT(nn.Module):
         places_Bk = index_BK[:, prefix:] - prefix
         seen_BN = seen_BN.scatter(1, places_Bk, torch.lerp(seen_BN.gather(1, places_Bk), own_Bk, TRADE_OFF))
         out_BSE = block(slow_BSE)
-        return put_back(x_BTE + (out_BSE[:, -1:] - mean_B1E), index_BK, out_BSE[:, :-1]), seen_BN
+        return put_back(x_BTE + (out_BSE[:, -1:] - mean_B1E), index_BK, out_BSE[:, :-1]), seen_BN, index_BK
 
 
 @torch.no_grad()

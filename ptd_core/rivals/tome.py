@@ -40,8 +40,9 @@ class ToMeViT(nn.Module):
         x_BTE = vit_parts.embed(self.vit, images)
         size_BT1 = torch.ones_like(x_BTE[:, :, :1])
         pairs = pairs_per_block(x_BTE.shape[1] - 1, keep, len(self.vit.blocks))
+        run = vit_parts.runner(self.vit)
         for block in self.vit.blocks:
-            x_BTE, size_BT1, merged = _block(block, x_BTE, size_BT1, pairs)
+            x_BTE, size_BT1, merged = run(_block, block, x_BTE, size_BT1, pairs)
             if trace is not None:
                 trace.append(merged)
         return self.vit.forward_head(self.vit.norm(x_BTE))

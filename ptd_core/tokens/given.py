@@ -26,8 +26,8 @@ class Giver(Protocol):
     def __call__(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
         """Normalised images (B, 3, S, S), their objects' masks bool (B, S, S) -> scores (B, g * g)."""
 
-    def learn(self, scores: Tensor, ranks: Ranks) -> None:
-        """Look at the gradient of what the last call gave, after the backward pass."""
+    def learn(self, gradient: Tensor, ranks: Ranks) -> None:
+        """Look at the gradient (B, g * g) of what was given for a batch, after the backward pass."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a resumed run needs."""
@@ -38,7 +38,7 @@ class Giver(Protocol):
 class _Stateless:
     always = False
 
-    def learn(self, scores: Tensor, ranks: Ranks) -> None:
+    def learn(self, gradient: Tensor, ranks: Ranks) -> None:
         """There is nothing to learn."""
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -90,8 +90,8 @@ class Gradient:
     def __call__(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
         return _regrid(self.mean_gg, images.shape[-1] // self.stride).flatten().repeat(len(images), 1).requires_grad_()
 
-    def learn(self, scores: Tensor, ranks: Ranks) -> None:
-        found_BG = scores.grad.abs()
+    def learn(self, gradient: Tensor, ranks: Ranks) -> None:
+        found_BG = gradient.abs()
         sums = torch.stack([found_BG.sum(dim=0), (found_BG > 0).sum(dim=0).to(found_BG)])
         total_G, count_G = ranks.sum(sums).unbind()
         grid = math.isqrt(len(total_G))

@@ -4,9 +4,15 @@ Shapes: B batch, C channels, S pixels a side, P prefix tokens (class token first
 K kept tokens with the prefix, E embedding, H heads, D = E / H head dimension.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from timm.models import vision_transformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ptd_core.saliency import class_attention
 
@@ -20,6 +26,17 @@ def embed(vit: nn.Module, images: Tensor) -> Tensor:
     if hasattr(vit, "embed"):
         return vit.embed(images)
     return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+
+
+def runner(vit: nn.Module) -> Callable:
+    """Calls a block, or a function that runs parts of one, with arguments.
+
+    Where the ViT's `set_grad_checkpointing` asks for it and gradients are wanted, activations within the block are not
+    kept but computed again in the backward pass, with the same draws of dropout (torch.utils.checkpoint).
+    """
+    if getattr(vit, "grad_checkpointing", False) and torch.is_grad_enabled():
+        return partial(checkpoint, use_reentrant=False)
+    return _call
 
 
 def queries(attention: nn.Module, x_BnE: Tensor) -> Tensor:
@@ -145,6 +162,10 @@ def _project(attention: nn.Module, x: Tensor, first: int, last: int) -> tuple[Te
     bias = attention.qkv.bias
     projected = F.linear(x, attention.qkv.weight[lines], None if bias is None else bias[lines])
     return projected.unflatten(2, (last - first, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _call(function: Callable, *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def _part(module: nn.Module, name: str) -> nn.Module:
