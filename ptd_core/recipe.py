@@ -27,6 +27,7 @@ from ptd_core.data.augment import Augmentation
 from ptd_core.data.dataset import Dataset
 from ptd_core.data.load import load
 from ptd_core.data.mixing import Mixing
+from ptd_core.data.resized_crop import FILTERS, ResizedCrop
 from ptd_core.errors import RecipeError
 from ptd_core.model import ViTConfig
 from ptd_core.parameters import arguments, decimals, expanded, explain, fitted, read_parameters, stages, whole_numbers
@@ -47,6 +48,8 @@ _PLACE = {"place": True}  # says where a run reads, writes and computes; not wha
 _LATER = {"later": True}
 
 _HYBRID = ("stem_width", "stem_stride", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias")  # of hybrid_vit
+
+_RESIZED = ("crop_scale_min", "crop_ratio_min", "crop_interpolation")  # of crop resized
 
 _LISTS = {  # settings that hold several values, and what reads them
     "drop_blocks": whole_numbers,
@@ -185,7 +188,19 @@ class Recipe(BaseModel):
     drop_until: int = _setting(-1, "of drop_fate bypass: block before which tokens are back; -1: the last", ge=-1)
 
     # augmentation
-    crop_padding: int = _setting(2, "zero padding in pixels before the random crop", ge=0, le=64)
+    crop: Literal["padded", "resized"] = _setting(
+        "padded", "padded (zeros around, then a random crop) or resized (a random part of the image)", kind=_LATER
+    )
+    crop_scale_min: float = _setting(
+        0.08, "of crop resized: smallest share of the image's area; the largest is 1", kind=_LATER, gt=0, le=1
+    )
+    crop_ratio_min: float = _setting(
+        0.75, "of crop resized: smallest width over height; the largest is 1 over that", kind=_LATER, gt=0, le=1
+    )
+    crop_interpolation: Literal[tuple(FILTERS)] = _setting(
+        "bicubic", "of crop resized: bicubic or bilinear, both antialiased", kind=_LATER
+    )
+    crop_padding: int = _setting(2, "of crop padded: zero padding in pixels", ge=0, le=64)
     flip: bool = _setting(True, "random horizontal flip")
     rand_ops: int = _setting(0, "RandAugment operations an image; 0: off", ge=0, le=14)
     rand_magnitude: int = _setting(7, "RandAugment magnitude, one of 31 bins", ge=0, le=30)
@@ -265,6 +280,11 @@ class Recipe(BaseModel):
         if self.dataset.startswith("cifar") and self.image_size != 32:
             refuse("dataset image_size", "CIFAR images are 32 pixels wide")
         self._consistent_model(refuse)
+        for name in _RESIZED:
+            if self.crop != "resized" and getattr(self, name) != type(self).model_fields[name].default:
+                refuse(f"crop {name}", f"{name} is of crop = 'resized' alone")
+        if self.crop == "resized" and self.crop_padding not in (0, type(self).model_fields["crop_padding"].default):
+            refuse("crop crop_padding", "a resized crop has no padding")
         if self.drop_end < self.drop_start:
             refuse("drop_start drop_end", "drop_end must not come before drop_start")
         self._consistent_drop(refuse)
@@ -425,8 +445,12 @@ class Recipe(BaseModel):
 
     @property
     def augmentation(self) -> Augmentation:
+        resized = None
+        if self.crop == "resized":
+            resized = ResizedCrop(self.crop_scale_min, self.crop_ratio_min, self.crop_interpolation)
         return Augmentation(
-            crop_padding=self.crop_padding,
+            crop_padding=0 if resized else self.crop_padding,
+            resized=resized,
             flip=self.flip,
             rand_ops=self.rand_ops,
             rand_magnitude=self.rand_magnitude,

@@ -66,6 +66,30 @@ def crop_padding(bench):
         assert (black.min(), black.max()) == (0, padding)
 
 
+@reaches("crop", "crop_scale_min", "crop_ratio_min", "crop_interpolation")
+def resized_crop(bench):
+    """A pixel's colour tells its row and its column, and so the part that an image shows."""
+    line = torch.arange(16) / 16
+    for vary, image in (("rows", line[:, None].expand(16, 16)), ("columns", line.expand(16, 16))):
+        for scale, ratio in ((1.0, 1.0), (0.5, 0.9), (0.05, 0.9)):
+            settings = {"crop": "resized", "crop_scale_min": scale, "crop_ratio_min": ratio}
+            images = bench.images(image=image, **settings)[:, 0]
+            shown = (images.flatten(1).amax(1) - images.flatten(1).amin(1)) * 16 + 1  # pixels of it, about
+            assert (shown < 14).any().item() is (scale < 1), (vary, scale)
+            assert (shown.min() < 7).item() is (scale == 0.05), (vary, scale)
+    shapes = []
+    for ratio in (1.0, 0.3):
+        resized = bench.recipe(crop="resized", crop_ratio_min=ratio).augmentation.resized
+        crops = resized.draw(generator(0, 0, ""), 500, 99)
+        shapes.append(np.abs(np.log(crops[2] / crops[3])).max())
+    assert shapes[0] < 0.1 < 1 < shapes[1]
+    sharp = (torch.arange(16) % 2 * 1.0).expand(16, 16)
+    cubic, linear = (
+        bench.images(image=sharp, crop="resized", crop_interpolation=name) for name in ("bicubic", "bilinear")
+    )
+    assert cubic.std() > 1.02 * linear.std()  # it overshoots at edges
+
+
 @reaches("flip")
 def flip(bench):
     left = torch.zeros(16, 16)

@@ -31,7 +31,7 @@ class PilImages(TorchDataset):
         self.images = [to_pil_image(image) for image in dataset.train.images.cpu()]
         self.labels = dataset.train.labels.tolist()
         steps = [
-            transforms.RandomCrop(recipe.image_size, padding=recipe.crop_padding),
+            self._crop(recipe),
             transforms.RandomHorizontalFlip(),
             transforms.RandAugment(recipe.rand_ops, recipe.rand_magnitude),
             transforms.ToTensor(),
@@ -39,6 +39,15 @@ class PilImages(TorchDataset):
             transforms.Normalize(dataset.mean, dataset.std),
         ]
         self.transform = transforms.Compose(steps)
+
+    @staticmethod
+    def _crop(recipe: Recipe) -> nn.Module:
+        found = recipe.augmentation.resized
+        if found is None:
+            return transforms.RandomCrop(recipe.image_size, padding=recipe.crop_padding)
+        ratios = (found.crop_ratio_min, 1 / found.crop_ratio_min)
+        how = transforms.InterpolationMode[found.crop_interpolation.upper()]
+        return transforms.RandomResizedCrop(recipe.image_size, (found.crop_scale_min, 1.0), ratios, how)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -13,6 +13,7 @@ import torch.nn.functional as nnf
 
 from ptd_core.data import randaugment
 from ptd_core.data.randaugment import to_device
+from ptd_core.data.resized_crop import ResizedCrop, crop_masks
 from ptd_core.machine.randomness import generator, torch_seed
 
 ERASE_AREA = (0.02, 0.33)  # share of the image's area, uniform
@@ -29,7 +30,8 @@ NOISE_PIXELS = 128 * 128
 class Augmentation:
     """What is done to a training image, in this order; the defaults do nothing.
 
-    crop_padding: pixels of black on each side, before a random crop back to the image's size.
+    crop_padding: pixels of black on each side, before a random crop back to the image's size. resized: in its place, a
+    random part of the image, resized to the image's size.
     flip: horizontally, for half of the images.
     rand_ops, rand_magnitude: RandAugment's operations per image, and their magnitude 0..30 (torchvision's scale).
     erase: probability of replacing a random box by standard normal noise on the [0, 1] scale.
@@ -41,10 +43,13 @@ class Augmentation:
     rand_ops: int = 0
     rand_magnitude: int = 0
     erase: float = 0.0
+    resized: ResizedCrop | None = None
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
             raise ValueError(f"crop_padding is {self.crop_padding}; it must be 0 pixels or more.")
+        if self.resized and self.crop_padding:
+            raise ValueError(f"crop_padding is {self.crop_padding}; a resized crop has no padding.")
         if self.rand_ops < 0:
             raise ValueError(f"rand_ops is {self.rand_ops}; it must be 0 operations or more.")
         if not 0 <= self.rand_magnitude <= randaugment.MAX_MAGNITUDE:
@@ -170,6 +175,7 @@ def _chunks(
 ) -> Iterator[torch.Tensor]:
     m, size, padding = len(order), images.shape[-1], augmentation.crop_padding
     top, left, flip = _draw_crops(augmentation, m, seed, epoch)
+    crops = _draw_resized(augmentation, m, size, seed, epoch)
     operations = randaugment.draw(generator(seed, epoch, "randaugment"), m, augmentation.rand_ops)
     boxes = draw_boxes(generator(seed, epoch, "erase"), m, size, augmentation.erase)
     noise = Noise(torch_seed(seed, epoch, "erase noise"), images.shape[1:], images.device)
@@ -180,7 +186,9 @@ def _chunks(
         for place in range(start, stop, block):
             part = slice(place, min(place + block, stop))
             pixels = images.index_select(0, to_device(order[part], images.device))
-            if padding or augmentation.flip:
+            if augmentation.resized:
+                pixels = augmentation.resized.apply(pixels, crops[:, part], flip[part])
+            elif padding or augmentation.flip:
                 pixels = crop_and_flip(pixels, padding, top[part], left[part], flip[part])
             pixels = randaugment.apply(pixels, operations[part], augmentation.rand_magnitude)
             finished = augmented[part.start - start : part.stop - start]
@@ -201,6 +209,8 @@ def augment_masks(
     """
     top, left, flip = _draw_crops(augmentation, len(order), seed, epoch)
     chosen = masks[torch.as_tensor(order)][:, None]
+    if augmentation.resized:
+        return crop_masks(chosen[:, 0], _draw_resized(augmentation, len(order), masks.shape[-1], seed, epoch), flip)
     return crop_and_flip(chosen.byte(), augmentation.crop_padding, top, left, flip)[:, 0].bool()
 
 
@@ -209,3 +219,9 @@ def _draw_crops(augmentation: Augmentation, m: int, seed: int, epoch: int) -> tu
     top, left = generator(seed, epoch, "crop").integers(2 * augmentation.crop_padding + 1, size=(2, m))
     flip = generator(seed, epoch, "flip").random(m) < (0.5 if augmentation.flip else 0.0)
     return top, left, flip
+
+
+def _draw_resized(augmentation: Augmentation, m: int, size: int, seed: int, epoch: int) -> np.ndarray | None:
+    """The crops that are resized, see `ResizedCrop`; None for none."""
+    resized = augmentation.resized
+    return resized.draw(generator(seed, epoch, "resized crop"), m, size) if resized else None
