@@ -31,6 +31,7 @@ from ptd_core.data.resized_crop import FILTERS, ResizedCrop
 from ptd_core.errors import RecipeError
 from ptd_core.model import ViTConfig
 from ptd_core.parameters import arguments, decimals, expanded, explain, fitted, read_parameters, stages, whole_numbers
+from ptd_core.records.event_log import LOGS
 from ptd_core.records.folders import NAME
 from ptd_core.rivals.rival import NETWORKS, Rival
 from ptd_core.saliency import SCORES
@@ -103,6 +104,9 @@ class Recipe(BaseModel):
         place=True,
     )
     out_dir: str = _setting("", "folder that receives runs/; empty: the project's own", place=True)
+    log: Literal[LOGS] = _setting(
+        "none", "none, or tensorboard: every record as a point of event files in the run's folder", place=True
+    )
     checkpoint_every: int = _setting(1, "epochs between checkpoints", place=True, ge=1, le=100_000)
     checkpoint_seconds: float = _setting(
         60.0, "seconds of training between checkpoints within an epoch; 0: none", place=True, ge=0, le=10**6

@@ -19,6 +19,7 @@ from ptd_core.progress import Estimate, Progress, describe, position, standing
 from ptd_core.recipe import Recipe
 from ptd_core.records import history, run_record
 from ptd_core.records.checkpoint import Checkpoint, Checkpoints, Interval
+from ptd_core.records.event_log import EventLog, refuse_absent
 from ptd_core.records.folders import RunFolder
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.ledger import time_ledger
@@ -69,7 +70,8 @@ def execute(
     """
     progress = progress or Progress()
     started = time.perf_counter()
-    resolve_device(recipe.device)  # an absent device is refused before data is read
+    resolve_device(recipe.device)  # an absent device is refused before data is read, an absent package too
+    refuse_absent(recipe.log)
     folder = RunFolder(recipe.run_name, recipe.out_dir)
     with folder.locked():
         checkpoints = Checkpoints(folder.path)
@@ -90,8 +92,8 @@ def execute(
         if trainer.next_epoch < recipe.epochs or record is None or not record.finished:
             # Where there is a run.json, what stands beside it belongs to it: not so while training goes on.
             (folder.path / run_record.FILE).unlink(missing_ok=True)
-            with Interrupt() as interrupt:
-                _train(trainer, records, checkpoints, folder.path, progress, interrupt)
+            with Interrupt() as interrupt, EventLog(recipe.log, folder.path, records) as log:
+                _train(trainer, records, checkpoints, folder.path, progress, interrupt, log)
                 record = _record(trainer, records, seconds=time.perf_counter() - started)
                 _save(trainer, records, record, folder.path)
     return Run(recipe, dataset, records, trainer.headline.eval(), trainer, folder.path, record)
@@ -142,6 +144,7 @@ def _train(
     folder: Path,
     progress: Progress,
     interrupt: Interrupt,
+    log: EventLog,
 ) -> None:
     """Train to the end; `records` grows. A killed process loses what came after its last checkpoint."""
     recipe, estimate, origin = trainer.recipe, Estimate(trainer, progress), stamp(trainer.device)
@@ -160,6 +163,7 @@ def _train(
     try:
         for record in trainer.epochs(on_step, interrupt.check_of(trainer.ranks, trainer.device)):
             records.append(record)
+            log.add(record)
             progress.epoch(record, recipe.epochs, estimate.left(record))
             # The last checkpoint comes last: a process killed before it writes the others again, to the same end.
             if record.evaluated and record.headline > max(

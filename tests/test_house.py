@@ -26,7 +26,7 @@ FLOORS = [
 ]
 TAKE_WHAT_THEY_USE = {"machine", "data", "records", "cost", "step", "rivals", "vits"}  # not the whole Recipe
 EXTRAS = ["IPython", "ipywidgets", "jupytext", "papermill", "nbconvert", "nbformat", "jinja2", "ziamath", "distributed",
-          "dask", "bokeh", "pytest", "hypothesis", "playwright"]  # fmt: skip
+          "dask", "bokeh", "tensorboard", "pytest", "hypothesis", "playwright"]  # fmt: skip
 
 
 def room(path):

@@ -36,6 +36,15 @@ def folder_and_checkpoints(bench):
     assert saved == [2, 3]
 
 
+@reaches("log")
+def log(bench):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    for log in ("none", "tensorboard"):
+        done = execute(bench.recipe(run=f"log_{log}", log=log, epochs=1), Lines(), dataset=bench.dataset)
+        assert [path.name for path in done.folder.rglob("events.out.tfevents.*")] != [] or log == "none"
+        assert (done.folder / "tensorboard").exists() is (log == "tensorboard")
+
+
 @reaches("checkpoint_seconds")
 def checkpoints_within_epochs(bench):
     """After every step that comes so many seconds after the one that was saved before."""
