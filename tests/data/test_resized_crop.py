@@ -114,7 +114,7 @@ def test_an_epoch_is_a_function_of_seed_epoch_and_position():
 )
 def test_contradictions_are_refused(tiny, settings, message):
     with pytest.raises(RecipeError, match=message):
-        tiny(**settings)
+        tiny().replace(**settings)
 
 
 def test_bad_values_are_refused_by_name():

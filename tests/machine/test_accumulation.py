@@ -135,7 +135,7 @@ def test_two_processes_do_the_run_of_one(tmp_path, plain, settings):
 
 def test_what_does_not_divide_is_refused(tiny, tiny_shapes):
     with pytest.raises(RecipeError, match="batch_size = 32, accumulate_steps = 5: the micro-batches of a batch must"):
-        tiny(accumulate_steps=5)
+        tiny().replace(accumulate_steps=5)
     with pytest.raises(RecipeError, match=r"2 processes, each in 32 micro-batches .* use a multiple of 64"):
         Trainer(tiny(accumulate_steps=32), tiny_shapes, Ranks(0, 2))
 

@@ -113,5 +113,5 @@ def test_frozen_batch_norm_normalises_as_in_evaluation():
 
 def test_more_frozen_blocks_than_there_are_is_refused(tiny):
     with pytest.raises(RecipeError, match="frozen_blocks = 3, depth = 2: frozen_blocks must be from 0 to 2"):
-        tiny(frozen_blocks=3)
+        tiny().replace(frozen_blocks=3)
     assert tiny(frozen_blocks=2).fingerprint != tiny().fingerprint == tiny(layer_decay=1.0).fingerprint
