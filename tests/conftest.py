@@ -8,11 +8,13 @@ import pytest
 import torch
 from patience import PATIENCE
 from reach import Bench
+from sketch import sketch
 
 from ptd_core.data import load as data
 from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
+from ptd_core.views import curves
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 SCREENSHOTS = ROOT / "screenshots"
@@ -26,6 +28,15 @@ TINY = {
     "rand_ops": 1, "erase": 0.3, "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "dropout": 0.1, "drop_path": 0.1,
     "device": "cpu", "precision": "fp32",
 }  # fmt: skip
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Each process takes a stretch of tests, so that what a module sets up is set up once, and steals at the end."""
+    if config.getvalue("dist") == "load":
+        from xdist.scheduler import WorkStealingScheduling
+
+        return WorkStealingScheduling(config, log)
 
 
 class Lines(Progress):
@@ -82,6 +93,13 @@ def real_cifar100():
 def _few_threads():
     """The same sums in the same order wherever the tests run."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _sketched(request, monkeypatch):
+    """Runs of this process save their figures without drawing them, but for tests marked `drawn`."""
+    if request.node.get_closest_marker("drawn") is None:
+        monkeypatch.setattr(curves, "save_figure", sketch)
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,17 @@
 """What a run prints: where a bar is drawn and where only lines are, and how long the rest will take."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
 
+import forked
 import pytest
 import yaml
 from conftest import TINY
 
 from ptd_core.cost import cost
 from ptd_core.paths import PROJECT_ROOT as ROOT
-from ptd_core.progress import Estimate, Progress, somebody_watches
+from ptd_core.progress import Estimate, Progress, say, somebody_watches
 from ptd_core.records.history import NAN, EpochRecord
 from ptd_core.records.run_record import RunRecord
 from ptd_core.trainer import Trainer
@@ -61,26 +61,22 @@ def test_what_was_not_measured_is_not_printed(capsys):
     assert capsys.readouterr().out == "epoch   5/10  kept   41  loss 2.5000  400 images/s\n"
 
 
-PRINTS = """
-from ptd_core import progress
-for bar in (False, True):
-    shown = progress.Progress(bar=bar)
-    shown.step(0, 1, 3)
-    shown.print("10.50 \\xb1 0.71 \\u2192 \\udce9")
-    shown.close()
-progress.say("runs/\\u6587")
-"""
+def prints():
+    for bar in (False, True):
+        shown = Progress(bar=bar)
+        shown.step(0, 1, 3)
+        shown.print("10.50 \xb1 0.71 \u2192 \udce9")
+        shown.close()
+    say("runs/\u6587")
 
 
 @pytest.mark.parametrize(
     ("encoding", "line"), [("cp1252", "10.50 ± 0.71 ? ?"), ("ascii", "10.50 ? 0.71 ? ?"), ("utf-8", "10.50 ± 0.71 → ?")]
 )
 def test_what_cannot_be_printed_is_replaced(encoding, line):
-    result = subprocess.run(
-        [sys.executable, "-c", PRINTS], cwd=ROOT, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
-    )
+    result = forked.run(prints, encoding=encoding)
     assert result.returncode == 0, result.stderr
-    lines = [part.strip() for part in result.stdout.decode(encoding).splitlines()]
+    lines = [part.strip() for part in result.stdout.splitlines()]
     assert lines == [line, line, "runs/文" if encoding == "utf-8" else "runs/?"]
 
 
@@ -89,11 +85,8 @@ def test_commands_end_well_on_every_terminal(tiny, tmp_path, encoding):
     path = tmp_path / "tiny.yaml"
     base = tmp_path / "文_é"
     path.write_text(yaml.safe_dump({**TINY, "run": "tiny", "epochs": 1}))
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-    for command in (["ptd_core", path, f"out_dir={base}"], ["ptd_core.compare", base / "runs" / "tiny"]):
-        result = subprocess.run(
-            [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, env=environment, encoding=encoding
-        )
+    for module, *arguments in (("ptd_core", path, f"out_dir={base}"), ("ptd_core.compare", base / "runs" / "tiny")):
+        result = forked.run_module(module, *arguments, encoding=encoding)
         assert result.returncode == 0, result.stderr
         assert "test accuracy" in result.stdout
 

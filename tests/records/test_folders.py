@@ -1,35 +1,36 @@
 """The folder of a run: one process at a time, none outside of where they belong, none left behind empty."""
 
-import signal
-import subprocess
-import sys
 import threading
+import time
 
 import pytest
 from conftest import TINY, Lines
+from forked import run_module, server
+from patience import PATIENCE
 
 from ptd_core.errors import OutputError, RecipeError
-from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.records import files, folders
 from ptd_core.records.folders import RunFolder
 from ptd_core.run import execute
 
-HOLD = (
-    "import sys, time; from ptd_core.records.folders import RunFolder\n"
-    "with RunFolder('tiny', sys.argv[1]).locked():\n"
-    "    print('held', flush=True); time.sleep(3600)"
-)
+
+def hold(folder, held):
+    with RunFolder("tiny", folder).locked():
+        held.set()
+        time.sleep(3600)
 
 
 @pytest.fixture
 def holder(tmp_path):
     """Another process that works in the run's folder."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
+    held = server().Event()
+    process = server().Process(target=hold, args=(str(tmp_path), held))
+    process.start()
+    assert held.wait(PATIENCE)
     yield process
     process.kill()
-    process.wait()
+    process.join()
 
 
 def test_second_process_is_refused_and_may_work_once_the_first_is_killed(tiny, tmp_path, holder, monkeypatch):
@@ -38,8 +39,8 @@ def test_second_process_is_refused_and_may_work_once_the_first_is_killed(tiny, t
         execute(tiny(epochs=1), Lines())
     assert [path.name for path in (tmp_path / "runs" / "tiny").iterdir()] == [".lock"]
     execute(tiny(epochs=1, run="other"), Lines())
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
+    holder.kill()
+    holder.join()
     execute(tiny(epochs=1), Lines())
 
 
@@ -52,8 +53,7 @@ def test_a_process_that_ends_soon_is_waited_for(tiny, holder):
 def test_command_line_refuses_in_one_line(tmp_path, holder):
     parameters = tmp_path / "p.yaml"
     parameters.write_text("\n".join(f"{name}: {value}" for name, value in TINY.items()))
-    command = [sys.executable, "-m", "ptd_core", parameters, f"out_dir={tmp_path}", "run=tiny"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = run_module("ptd_core", parameters, f"out_dir={tmp_path}", "run=tiny")
     assert result.returncode == 2 and result.stdout == ""
     assert "another process is working" in result.stderr and result.stderr.count("\n") == 1
 
