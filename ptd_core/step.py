@@ -48,9 +48,9 @@ class TrainingStep:
     """The step of a run on a network that is in training mode. Nothing in it waits for the device.
 
     network: images (B, 3, S, S), normalised, and keep -> logits, such as a TokenDropViT, or logits and a loss of its
-    own, which is added. normalise: images in [0, 1] -> what the network takes. ranks: the processes that share the
-    batch; each gets the whole of it and computes its own shard. giver: of a score that the network cannot see for
-    itself, which it then takes after keep.
+    own, which is added. normalise: images in [0, 1] -> what the network takes. ranks: the processes that share a
+    batch; each gets its own shard of it, in which mirroring pairs the images that are mixed. giver: of a score that the
+    network cannot see for itself, which it then takes after keep.
 
     A shard is computed in `accumulate_steps` micro-batches, whose gradients add up to those of the whole: up to
     rounding, to the draws of dropout and drop-path, and to batch norm, which normalises each by its own statistics.
@@ -123,10 +123,10 @@ class TrainingStep:
 
     def forward(self, batch: Batch, keep: Keep | None, side: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean loss and correct answers, both (), of this process's shard, computed at once."""
-        return self._forward(*micro_batches(batch, 1, self.ranks), keep, side)
+        return self._forward(*micro_batches(batch, 1), keep, side)
 
     def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
-        return micro_batches(batch, self.optimisation.accumulate_steps, self.ranks)
+        return micro_batches(batch, self.optimisation.accumulate_steps)
 
     def _forward(self, part: MicroBatch, keep: Keep | None, side: int | None) -> tuple[Tensor, Tensor]:
         """Mean loss and correct answers, both (), of a micro-batch."""

@@ -1,10 +1,9 @@
 """The training loop: epochs, evaluation, moving average, clocks. It yields one record per epoch and draws nothing."""
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from ptd_core.data.batches import Batches
 from ptd_core.data.dataset import Dataset, Split
@@ -59,7 +58,7 @@ class Trainer:
         probes: tuple[Probe, ...] = (),
     ):
         self.recipe, self.dataset, self.ranks, self.probes = recipe, dataset, ranks, probes
-        ranks.check_batch_size(recipe.batch_size, recipe.accumulate_steps)
+        ranks.check_batch_size(recipe.batch_size, recipe.accumulate_steps, pairs=recipe.mixing is not None)
         self.device = ranks.device(recipe.device)
         vit = recipe.vit
         check_mps_linear(
@@ -70,10 +69,10 @@ class Trainer:
             keep_freed_memory()
         self.classes = len(dataset.classes)
         self.train, self.test = dataset.train.to(self.device), dataset.test.to(self.device)
-        self._clean = self.train.part(len(self.test))
+        self._clean = self.train.rows_of_part(len(self.test))  # of the training images, that stand for them all
         self.batches = Batches(
             self.train, recipe.batch_size, recipe.augmentation, recipe.mixing,
-            seed=recipe.seed, masks=recipe.drop_score == "oracle",
+            seed=recipe.seed, masks=recipe.drop_score == "oracle", ranks=ranks,
         )  # fmt: skip
         self.steps_per_epoch = self.batches.steps
         if not self.steps_per_epoch:
@@ -94,8 +93,9 @@ class Trainer:
         self.partial: PartialEpoch | None = None
         self._may_stop: MayStop = lambda: None
         self._preparation = Preparation(
-            self.device, recipe.batch_size, recipe.image_size, recipe.mixing is not None, recipe.compilation == "auto"
-        )
+            self.device, recipe.batch_size // ranks.size, recipe.image_size, recipe.mixing is not None,
+            recipe.compilation == "auto",
+        )  # fmt: skip
 
     @property
     def path(self) -> FastPath:
@@ -121,12 +121,13 @@ class Trainer:
             self.partial = None
             yield record
 
-    def evaluate(self, model: nn.Module, split: Split) -> tuple[float, float]:
-        """Mean cross-entropy in nats and accuracy in percent on a split, with all tokens."""
+    def evaluate(self, model: nn.Module, split: Split, rows: Tensor | None = None) -> tuple[float, float]:
+        """Mean cross-entropy in nats and accuracy in percent on a split, or on these rows of it, with all tokens."""
         return accuracy(
             model,
             split,
             self.normalise,
+            rows=rows,
             batch_size=self.recipe.eval_batch_size,
             precision=self.path.precision,
             ranks=self.ranks,
@@ -191,7 +192,7 @@ class Trainer:
         partial.seed(torch_seed(recipe.seed, epoch, "dropout"), self.device)
         training_mode(self.model)
         check_every = -(-steps // LOSS_CHECKS_PER_EPOCH)
-        batches = itertools.islice(self.batches.epoch(epoch), partial.step, None)
+        batches = self.batches.epoch(epoch, partial.step)
         for step in range(partial.step, steps):
             asked = time.perf_counter()
             batch = next(batches)
@@ -231,7 +232,7 @@ class Trainer:
     def _evaluate_all(self) -> dict[str, float]:
         test = self.evaluate(self.model, self.test)
         ema_test = self.evaluate(self.averaged.module, self.test) if self.averaged else (NAN, NAN)
-        _, clean = self.evaluate(self.headline, self._clean)
+        _, clean = self.evaluate(self.headline, self.train, self._clean)
         return dict(zip(_EVALUATED, (clean, *test, *ema_test)))
 
     def evaluated_images(self) -> int:

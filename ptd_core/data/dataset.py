@@ -1,18 +1,23 @@
-"""What a dataset is here: uint8 images that stay in memory, their labels, and how pixels are normalised.
+"""What a dataset is here: uint8 images, in memory or mapped from a file, their labels, how pixels are normalised.
 
 Sources (`shapes`, `cifar`, `image_folder`) import this file; `load` imports the sources.
 Shapes of arrays: n images, 3 channels, S pixels a side.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
+from ptd_core.data.ahead import read_ahead
+from ptd_core.data.randaugment import to_device
 from ptd_core.errors import DataError
+from ptd_core.machine.ranks import Ranks
+
+CHUNK_BYTES = 64 * 2**20  # of images that are looked at at a time: a mapped set may not fit into memory
 
 
 @dataclass(frozen=True)
@@ -21,32 +26,71 @@ class Split:
 
     images: uint8 (n, 3, S, S), RGB. labels: int64 (n,), an index into `Dataset.classes`.
     masks: bool (n, S, S), True where the object is, or None where nobody knows.
+    mapped: whether the images lie in a file that is mapped into memory and may not be written to; they then stay on
+    the host, and what is asked for of them is read and moved to the device.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor | None = None
+    mapped: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images are to be worked on; mapped images themselves stay on the host."""
+        return self.labels.device
+
     def to(self, device: torch.device) -> "Split":
         """The images and labels on a device; masks stay where they are, few ask for them."""
-        return Split(self.images.to(device), self.labels.to(device), self.masks)
+        images = self.images if self.mapped else self.images.to(device)
+        return Split(images, self.labels.to(device), self.masks, self.mapped)
 
     def part(self, count: int) -> "Split":
         """`count` images that stand for the whole: fixed, drawn at random, as balanced over the classes as can be.
 
         All of them, in their own order, if there are no more. A smaller part is the beginning of a larger one.
+        A part is in memory, on the device, also of mapped images.
         """
-        if count >= len(self):
+        if count >= len(self) and not self.mapped:
             return self
+        return self._at(self.rows_of_part(count))
+
+    def rows_of_part(self, count: int) -> torch.Tensor:
+        """Which images `part` takes, int64 (count,) on the host."""
+        if count >= len(self):
+            return torch.arange(len(self))
         labels = self.labels.cpu().numpy()
         order = np.random.default_rng(0).permutation(len(labels))
-        order = order[np.argsort(rank_in_class(labels[order]), kind="stable")[:count]]
-        chosen = torch.from_numpy(order)
-        there = chosen.to(self.images.device)
-        return Split(self.images[there], self.labels[there], None if self.masks is None else self.masks[chosen])
+        return torch.from_numpy(order[np.argsort(rank_in_class(labels[order]), kind="stable")[:count]])
+
+    def batches(
+        self,
+        size: int,
+        rows: torch.Tensor | None = None,
+        ranks: Ranks = Ranks(),  # noqa: B008  frozen
+    ) -> Iterator["Split"]:
+        """The images in batches of `size`, the last one maybe smaller: of each this process's shard, on the device.
+
+        rows: int64, on the host: those that are wanted, in this order; by default all. Mapped images are read a batch
+        ahead, by a thread.
+        """
+        if rows is None and not self.mapped:
+            parts = (self.images, self.labels, *(() if self.masks is None else (self.masks,)))
+            yield from (Split(*map(ranks.shard, batch)) for batch in zip(*(part.split(size) for part in parts)))
+            return
+        shards = map(ranks.shard, (torch.arange(len(self)) if rows is None else rows).split(size))
+        yield from read_ahead(self._at, shards) if self.mapped else map(self._at, shards)
+
+    def _at(self, rows: torch.Tensor) -> "Split":
+        there = to_device(rows, self.device)
+        if self.mapped:
+            images = to_device(self.images.index_select(0, rows), self.device)
+        else:
+            images = self.images[there]
+        return Split(images, self.labels[there], None if self.masks is None else self.masks[rows])
 
 
 @dataclass(frozen=True)
@@ -54,6 +98,8 @@ class Dataset:
     """A training set and a test set with one list of class names.
 
     mean, std: per channel, of training pixels scaled to [0, 1]. notes: sentences on what was read, for a run to print.
+    folders: what the classes are called where they lie, if `classes` has other names for them. expected: the digest
+    that these images had when they were decoded, if somebody wrote it down.
     """
 
     name: str
@@ -63,6 +109,8 @@ class Dataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     notes: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    expected: str = ""
 
     def normaliser(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
         """A function on a device from images in [0, 1] (B, 3, S, S) to what a model takes."""
@@ -72,14 +120,25 @@ class Dataset:
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of the classes' names and of all images and labels: which data this is, wherever it
-        lies."""
-        whole = hashlib.sha256(repr(self.classes).encode(errors="surrogateescape"))
+        lies. Raises DataError if the images are not those that were decoded."""
+        whole = hashlib.sha256(repr(self.folders or self.classes).encode(errors="surrogateescape"))
         for split in (self.train, self.test):
             for array in (split.images, split.labels):
                 whole.update(repr(tuple(array.shape)).encode())
-                for chunk in array.split(4096):
+                for chunk in chunks_of(array):
                     whole.update(chunk.contiguous().numpy())
-        return whole.hexdigest()[:16]
+        found = whole.hexdigest()[:16]
+        if self.expected and found != self.expected:
+            raise DataError(
+                f"{self.notes[-1]}: pixels of it have changed since they were decoded (digest {found}, expected "
+                f"{self.expected}). Delete that file, and the images are decoded anew."
+            )
+        return found
+
+
+def chunks_of(array: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A tensor (n, ...) in parts of at most CHUNK_BYTES, or of one entry where that is larger."""
+    return iter(array.split(max(1, CHUNK_BYTES * len(array) // max(1, array.nbytes))))
 
 
 def rank_in_class(labels: np.ndarray) -> np.ndarray:
@@ -145,7 +204,7 @@ def pixel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float], 
     mean, std = [], []
     for channel in range(3):
         # A histogram is exact and needs no floating-point copy of the images.
-        counts = sum(torch.bincount(chunk[:, channel].flatten(), minlength=256) for chunk in images.split(4096))
+        counts = sum(torch.bincount(chunk[:, channel].flatten(), minlength=256) for chunk in chunks_of(images))
         share = counts.numpy() / counts.sum().item()
         mean.append(float(share @ levels))
         std.append(max(float(np.sqrt(share @ (levels - mean[-1]) ** 2)), 1 / 255))

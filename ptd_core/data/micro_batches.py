@@ -6,7 +6,6 @@ from torch import Tensor
 
 from ptd_core.data.batches import Batch
 from ptd_core.data.mixing import mix
-from ptd_core.machine.ranks import Ranks
 
 
 class MicroBatch(NamedTuple):
@@ -23,16 +22,16 @@ class MicroBatch(NamedTuple):
     masks: Tensor | None
 
 
-def micro_batches(batch: Batch, count: int, ranks: Ranks) -> list[MicroBatch]:
-    """The process's shard of a batch in `count` equal parts. Partners are those of the whole batch, wherever they are.
+def micro_batches(batch: Batch, count: int) -> list[MicroBatch]:
+    """A batch, or a process's shard of it, in `count` equal parts. Partners are those of the whole, wherever they are.
 
     Raises ValueError if it does not divide.
     """
     images, labels, weight, masks = batch
-    if len(images) % (count * ranks.size):
-        raise ValueError(f"{len(images)} images do not divide into {count} micro-batches in {ranks.size} processes")
+    if len(images) % count:
+        raise ValueError(f"{len(images)} images do not divide into {count} micro-batches")
     mixed = weight is not None
     whole = (mix(images, weight) if mixed else images, labels, labels.flip(0) if mixed else None, masks)
-    parts = ((None,) * count if values is None else ranks.shard(values).chunk(count) for values in whole)
+    parts = ((None,) * count if values is None else values.chunk(count) for values in whole)
     share = weight.mean() if mixed else None
     return [MicroBatch(images, own, partners, share, masks) for images, own, partners, masks in zip(*parts)]

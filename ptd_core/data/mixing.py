@@ -39,10 +39,28 @@ class Mixing:
             raise ValueError(f"cutmix_share is {self.cutmix_share}; a probability is between 0 and 1.")
 
 
-def mixing_weights(steps: int, image_size: int, mixing: Mixing, *, seed: int, epoch: int) -> torch.Tensor:
-    """The weight map of every step of an epoch: float32 (steps, S, S) on the host, a function of (seed, epoch).
+@dataclass(frozen=True)
+class MixingDraws:
+    """What the steps of an epoch draw: is_cutmix bool (steps,); lam (steps,); centers (2, steps), row and column.
 
     image_size: S, in pixels.
+    """
+
+    is_cutmix: np.ndarray
+    lam: np.ndarray
+    centers: np.ndarray
+    image_size: int
+
+    def weights(self, steps: slice = slice(None)) -> torch.Tensor:
+        """The weight maps of these steps, by default of all: float32 (k, S, S) on the host."""
+        is_cutmix, lam = self.is_cutmix[steps], self.lam[steps]
+        outside = ~_boxes(lam, self.centers[:, steps], self.image_size)
+        return torch.from_numpy(np.where(is_cutmix[:, None, None], outside, lam[:, None, None]).astype(np.float32))
+
+
+def draw_mixing(steps: int, image_size: int, mixing: Mixing, *, seed: int, epoch: int) -> MixingDraws:
+    """The draws of an epoch, a function of (seed, epoch).
+
     CutMix's box is torchvision's: sides sqrt(1 - lambda) S, the centre uniform over the pixels, cut off at the edges.
     """
     share = mixing.cutmix_share if mixing.mixup_alpha and mixing.cutmix_alpha else float(mixing.cutmix_alpha > 0)
@@ -50,8 +68,12 @@ def mixing_weights(steps: int, image_size: int, mixing: Mixing, *, seed: int, ep
     is_cutmix = rng.random(steps) < share
     lam = rng.beta(*2 * (np.where(is_cutmix, mixing.cutmix_alpha, mixing.mixup_alpha),))
     centers = rng.integers(image_size, size=(2, steps))
-    outside = ~_boxes(lam, centers, image_size)
-    return torch.from_numpy(np.where(is_cutmix[:, None, None], outside, lam[:, None, None]).astype(np.float32))
+    return MixingDraws(is_cutmix, lam, centers, image_size)
+
+
+def mixing_weights(steps: int, image_size: int, mixing: Mixing, *, seed: int, epoch: int) -> torch.Tensor:
+    """The weight map of every step of an epoch: float32 (steps, S, S) on the host."""
+    return draw_mixing(steps, image_size, mixing, seed=seed, epoch=epoch).weights()
 
 
 def _boxes(lam: np.ndarray, centers: np.ndarray, image_size: int) -> np.ndarray:

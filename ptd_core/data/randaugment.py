@@ -34,7 +34,7 @@ class Draws:
     def __len__(self) -> int:
         return len(self.op)
 
-    def __getitem__(self, part: slice) -> "Draws":
+    def __getitem__(self, part: slice | np.ndarray) -> "Draws":
         return Draws(self.op[part], self.negative[part])
 
 

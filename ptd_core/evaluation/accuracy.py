@@ -32,6 +32,7 @@ def accuracy(
     split: Split,
     normalise: Callable[[Tensor], Tensor],
     *,
+    rows: Tensor | None = None,
     batch_size: int = 256,
     keep: Keep | None = None,
     giver: Giver | None = None,
@@ -42,27 +43,27 @@ def accuracy(
     """Mean cross-entropy in nats and accuracy in percent of a model on a split, in evaluation mode.
 
     model: a ViT, on the split's device; with `keep` a TokenDropViT, which then keeps so many patch tokens. giver: of
-    its score, if it does not see that itself. normalise: images in [0, 1] -> what the model takes. ranks: each process
-    computes its shard of every batch; the sums are over all. after_batch is called after every batch; it may raise to
-    stop.
+    its score, if it does not see that itself. normalise: images in [0, 1] -> what the model takes. rows: of the split,
+    by default all. ranks: each process computes its shard of every batch; the sums are over all. after_batch is called
+    after every batch; it may raise to stop.
     """
-    loss = torch.zeros((), device=split.images.device)
-    correct = torch.zeros((), device=split.images.device)
-    parts = (split.images, split.labels, *(() if split.masks is None else (split.masks,)))
+    loss = torch.zeros((), device=split.device)
+    correct = torch.zeros((), device=split.device)
     with evaluating(model):
-        for batch in zip(*(part.split(batch_size) for part in parts)):
-            images, labels, *masks = map(ranks.shard, batch)
-            if len(images):  # the last batch may hold fewer than there are processes
-                with autocast(images.device, precision):
-                    images = normalise(images.float() / 255)
-                    logits = model(images) if keep is None else model(images, keep, *_given(giver, images, masks))
-                loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-                correct += (logits.argmax(dim=1) == labels).sum()
+        for batch in split.batches(batch_size, rows, ranks):
+            if len(batch):  # the last batch may hold fewer than there are processes
+                with autocast(split.device, precision):
+                    images = normalise(batch.images.float() / 255)
+                    logits = model(images) if keep is None else model(images, keep, *_given(giver, images, batch))
+                loss += F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+                correct += (logits.argmax(dim=1) == batch.labels).sum()
             after_batch()
     loss, correct = ranks.sum(torch.stack([loss, correct])).tolist()
-    return loss / len(split), 100 * correct / len(split)
+    count = len(split) if rows is None else len(rows)
+    return loss / count, 100 * correct / count
 
 
-def _given(giver: Giver | None, images: Tensor, masks: list[Tensor]) -> tuple[Tensor, ...]:
+def _given(giver: Giver | None, images: Tensor, batch: Split) -> tuple[Tensor, ...]:
     """What a giver gives for normalised images and, if anybody knows them, the masks of their objects."""
-    return () if giver is None else (giver(images, *(mask.to(images.device) for mask in masks)).detach(),)
+    masks = () if batch.masks is None else (batch.masks.to(images.device),)
+    return () if giver is None else (giver(images, *masks).detach(),)

@@ -39,7 +39,7 @@ class Reduced:
 
         Raises ValueError for a policy by which the ViT cannot be run.
         """
-        network, sizes, device = policy.token_drop.network(vit, vit), policy.vit, train.images.device
+        network, sizes, device = policy.token_drop.network(vit, vit), policy.vit, train.device
         looks_at, grid = policy.drop_score_block % sizes.depth, sizes.grid_size
         giver = giver_of(policy.drop_score, vit, looks_at, grid, sizes.stride, device)
         if giver is not None and giver.always:

@@ -32,7 +32,7 @@ def rows_of(
     device = resolve_device(recipe.device)
     path = FastPath.choose(device, recipe.precision, recipe.attention, "off")
     vit = path.place(vit, device)
-    train, test = dataset.train.to(device), dataset.test.part(images or len(dataset.test)).to(device)
+    train, test = dataset.train.to(device), (dataset.test.part(images) if images else dataset.test).to(device)
     normalise = dataset.normaliser(device)
     reduced = {
         policy: Reduced.of(vit, policy, train, normalise) for policy in dict.fromkeys(point.policy for point in ways)

@@ -1,11 +1,12 @@
 """The processes of a run on several devices: who writes, who computes which images, and sums over all of them.
 
-A rank is one process with one device, started by torchrun. Every rank makes each whole batch, augmented and mixed as
-a single process would, and trains on its own shard of it: the run is that of one process, up to rounding and to the
-draws of dropout and drop-path. Augmentation is repeated by every rank, which a few devices do not notice.
+A rank is one process with one device, started by torchrun. Every rank makes its own shard of each batch, augmented
+and mixed as in the whole batch that a single process would make, and trains on it: the run is that of one process, up
+to rounding and to the draws of dropout and drop-path.
 """
 
 import gc
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -92,22 +94,38 @@ class Ranks:
         return device
 
     def shard(self, batch: Tensor) -> Tensor:
-        """This process's images of a batch (B, ...): (B / size, ...)."""
+        """This process's entries of an evaluated batch (B, ...): (B / size, ...), or as many as there are."""
         return batch[self.rank :: self.size]
+
+    def own(self, batch_size: int, pairs: bool) -> np.ndarray:
+        """This process's places in a training batch, int64 (batch_size / size,), ascending.
+
+        pairs: with each image also the one at the mirrored place, its partner in Mixup and CutMix: mirroring the
+        shard then pairs its images as mirroring the whole batch would.
+        """
+        if not pairs:
+            return np.arange(self.rank, batch_size, self.size)
+        half = np.arange(self.rank, batch_size // 2, self.size)
+        return np.concatenate([half, batch_size - 1 - half[::-1]])
 
     def seed_step(self, seed: int, epoch: int, step: int) -> None:
         """Let the draws of a step follow from its number, but the first process's: that one's random state is saved."""
         if self.rank:
             torch.manual_seed(torch_seed(seed, epoch, f"dropout of rank {self.rank} in step {step}"))
 
-    def check_batch_size(self, batch_size: int, micro_batches: int = 1) -> None:
-        """Raises RecipeError if a batch does not divide among the processes, in so many micro-batches each."""
-        multiple = self.size * micro_batches
+    def check_batch_size(self, batch_size: int, micro_batches: int = 1, pairs: bool = False) -> None:
+        """Raises RecipeError if a batch does not divide among the processes, in so many micro-batches each.
+
+        pairs: what divides among several processes are the pairs of images that Mixup and CutMix mix.
+        """
+        pairs = pairs and self.size > 1
+        multiple = math.lcm(self.size * micro_batches, 2 * self.size if pairs else 1)
         if batch_size % multiple:
             each = f", each in {micro_batches} micro-batches (accumulate_steps)" if micro_batches > 1 else ""
+            why = ", which take whole pairs of mixed images" if pairs else ""
             raise RecipeError(
-                f"batch_size = {batch_size}: does not divide among {self.size} processes{each}; "
-                f"use a multiple of {multiple}"
+                f"batch_size = {batch_size}: does not divide among {self.size} processes{each}{why}; use a multiple of "
+                f"{multiple}"
             )
 
     def parallel(self, model: nn.Module) -> nn.Module:

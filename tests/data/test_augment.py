@@ -6,7 +6,8 @@ import torch
 from torchvision.transforms import RandomErasing
 
 from ptd_core.data import augment, randaugment
-from ptd_core.data.augment import Augmentation, Noise, augment_epoch, crop_and_flip, draw_boxes, erase_boxes
+from ptd_core.data.augment import Augmentation, augment_epoch, crop_and_flip
+from ptd_core.data.erasing import Boxes, Noise, draw_boxes, erase_boxes
 from ptd_core.machine.randomness import generator
 
 SIZE = 32
@@ -120,7 +121,7 @@ def test_erasing_replaces_exactly_one_box_by_noise():
 
 
 def test_erase_boxes_writes_the_given_noise_into_the_given_box():
-    boxes = augment.Boxes(*(np.array(v) for v in ([1, 3], [2, 0], [5, 30], [4, 32 - 1], [1, 2])))
+    boxes = Boxes(*(np.array(v) for v in ([1, 3], [2, 0], [5, 30], [4, 32 - 1], [1, 2])))
     images, noise = torch.zeros(4, 3, SIZE, SIZE), torch.randn(2, 3, SIZE, SIZE)
     expected = images.clone()
     expected[1, :, 2:6, 5:6] = noise[0, :, 2:6, 5:6]
@@ -161,21 +162,34 @@ def test_an_image_too_small_for_any_box_stays_whole():
 
 
 def test_large_images_take_less_noise_at_a_time():
-    sequences = []
-    for sizes in ([9], [1, 4, 4]):
-        noise = Noise(5, (3, 512, 512), torch.device("cpu"))
-        sequences.append(torch.cat([noise.take(k) for k in sizes]))
-        assert len(noise._left) < 4
-    assert torch.equal(*sequences)
+    for size, most in ((32, 64), (128, 64), (256, 16), (512, 4)):
+        assert len(Noise(5, (3, size, size), torch.device("cpu"))._block) == most
 
 
 def test_noise_does_not_depend_on_how_many_are_taken_at_a_time():
     sequences = []
     for sizes in ([150], [1, 63, 64, 22], [0, 149, 1]):
-        noise = Noise(5, (3, 5, 5), torch.device("cpu"))
-        sequences.append(torch.cat([noise.take(k) for k in sizes]))
+        noise, numbers = Noise(5, (3, 5, 5), torch.device("cpu")), np.arange(150)
+        sequences.append(torch.cat([noise.at(part) for part in np.split(numbers, np.cumsum(sizes)[:-1])]))
     assert sequences[0].shape == (150, 3, 5, 5)
     assert all(torch.equal(s, sequences[0]) for s in sequences)
+
+
+@pytest.mark.parametrize("numbers", [[[0], [1]], [[3, 63, 64], [65, 140]], [[149]], [[], [127, 128], []]])
+def test_noise_is_found_by_its_number_whatever_was_left_out(numbers):
+    whole = Noise(5, (3, 5, 5), torch.device("cpu")).at(np.arange(150))
+    noise = Noise(5, (3, 5, 5), torch.device("cpu"))
+    for part in numbers:
+        assert torch.equal(noise.at(np.array(part, dtype=np.int64)), whole[part])
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("chunk", [1, 7, 60])
+@pytest.mark.parametrize("places", [np.arange(0, 60, 2), np.arange(1, 60, 3), np.array([5]), np.arange(31, 60)])
+def test_some_places_alone_are_what_they_are_in_the_whole(places, chunk, ahead, monkeypatch):
+    monkeypatch.setitem(augment.BLOCK_BYTES, "cpu", 5 * 4 * 3 * SIZE * SIZE)
+    some = augment_epoch(IMAGES, ORDER, FULL, seed=0, epoch=0, chunk=chunk, places=places, ahead=ahead)
+    assert torch.equal(torch.cat(list(some)), epoch_of(FULL)[places])
 
 
 @pytest.mark.parametrize(

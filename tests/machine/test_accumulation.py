@@ -66,17 +66,18 @@ def test_partners_are_those_of_the_whole_batch():
     weight, masks = torch.rand(2, 2), torch.rand(12, 2, 2) > 0.5
     seen = []
     for rank in range(2):
-        for part in micro_batches(Batch(images, labels, weight, masks), 3, Ranks(rank, 2)):
+        own = torch.from_numpy(Ranks(rank, 2).own(12, pairs=True))  # the shard that a process makes
+        for part in micro_batches(Batch(images[own], labels[own], weight, masks[own]), 3):
             assert len(part.images) == 2
             assert torch.equal(part.images, images[part.labels] * weight + images[part.partners] * (1 - weight))
             assert torch.equal(part.partners, 11 - part.labels) and part.share == weight.mean()
             assert torch.equal(part.masks, masks[part.labels])
             seen += part.labels.tolist()
     assert sorted(seen) == list(range(12))
-    (part,) = micro_batches(Batch(images, labels), 1, Ranks())
+    (part,) = micro_batches(Batch(images, labels), 1)
     assert torch.equal(part.images, images) and part[2:] == (None, None, None)
-    with pytest.raises(ValueError, match="12 images do not divide into 4 micro-batches in 2 processes"):
-        micro_batches(Batch(images, labels), 4, Ranks(0, 2))
+    with pytest.raises(ValueError, match="12 images do not divide into 5 micro-batches"):
+        micro_batches(Batch(images, labels), 5)
 
 
 def test_a_run_in_micro_batches_is_that_of_whole_batches(plain, tiny_shapes):
