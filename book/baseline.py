@@ -59,9 +59,12 @@ compilation: str = "auto"  # auto, off, inductor or cudagraphs (torch.compile); 
 out_dir: str = ""  # folder that receives runs/; empty: the project's own
 checkpoint_every: int = 1  # epochs between checkpoints
 checkpoint_seconds: float = 60.0  # seconds of training between checkpoints within an epoch; 0: none
-dataset: str = "shapes"  # shapes (generated), cifar100, cifar10 or folder (class folders of images)
+dataset: str = "shapes"  # shapes (generated), cifar100, cifar10, folder (class folders) or parquet (hub shards)
 data_dir: str = "data"  # where the dataset lies; shapes needs none
 download: bool = True  # let torchvision download an absent CIFAR
+label_column: str = ""  # of dataset parquet: column of labels; empty: the only one
+images: str = "resident"  # resident in memory, or mapped from a file of decoded images (folder and parquet)
+cache_dir: str = ""  # folder for that file; empty: cache/ in the project
 image_size: int = 32  # image side in pixels; CIFAR has 32
 size_stages: str = ""  # training image sides at shares of the run, as 24/28/32 at 60/20/20; empty: image_size
 subset: int = 4000  # training images, class-balanced; 0: all
@@ -142,9 +145,9 @@ from ptd_core.data.dataset import Split
 from ptd_core.trainer import Trainer
 
 trainer = Trainer(recipe, data)
-images, labels, *_ = next(trainer.batches.epoch(0))
+batch = next(trainer.batches.epoch(0))
 
-sample_figure(data, Split((images[:12].clamp(0, 1) * 255).byte(), labels[:12]))
+sample_figure(data, Split((batch.images[:12].clamp(0, 1) * 255).byte(), batch.labels[:12]))
 
 # %% [markdown]
 # ## From image to tokens

@@ -3,8 +3,8 @@
 Test accuracy, speed and, on generated shapes, the share of the object under the kept tokens, of finished runs that were
 trained with token drop or without. Each run drops tokens as it did in training, or as the settings say:
 drop_score=class_attention,random drop_block=0,1 are four ways, drop_method=tome merges. keep: shares of the patch
-tokens, or numbers of them; 1 is all. data_dir, device and precision are taken too. Runs that differ in their seed
-only are one row of the table; --to FOLDER writes evaluation.csv and evaluation.png.
+tokens, or numbers of them; 1 is all. data_dir, images, cache_dir, device and precision are taken too. Runs that differ
+in their seed only are one row of the table; --to FOLDER writes evaluation.csv and evaluation.png.
 """
 
 import argparse
@@ -28,7 +28,8 @@ from ptd_core.views.fewer_tokens import fewer_tokens_figure
 from ptd_core.views.style import save_figure
 
 KEEP = "1,.9,.8,.7,.6,.5,.4,.3"
-HERE = ("data_dir", "device", "precision", "attention", "download")  # settings of this machine
+HERE = ("data_dir", "device", "precision", "attention", "download", "images", "cache_dir")  # settings of this machine
+DATA = ("dataset", "data_dir", "label_column", "image_size", "subset", "test_subset")  # say which images are read
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,7 +82,7 @@ def evaluate_runs(folders: list[Path], settings: list[str], images: int = 0, rou
             planned.append((cell, folder, record, recipe, ways, 0 if number else rounds))
     rows, data = [], {}
     for cell, folder, record, recipe, ways, rounds_here in planned:
-        key = recipe.dataset, recipe.data_dir, recipe.image_size, recipe.subset, recipe.test_subset
+        key = tuple(getattr(recipe, name) for name in DATA)
         if key not in data:
             data = {key: recipe.load_dataset()}  # of runs in a row; no more than one data set is held
         refuse_other_data(data[key].digest, record.data, folder)

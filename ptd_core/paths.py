@@ -21,6 +21,14 @@ def readable(name: str | Path) -> str:
     return str(name).encode("utf-8", "backslashreplace").decode()
 
 
+def resolve_cache_dir(cache_dir: str | Path) -> Path:
+    """The folder for decoded images: as given from the current folder, else the project's own cache/.
+
+    Not beside the data, which may be read-only, and not in a run's folder: many runs share what is decoded once.
+    """
+    return Path(cache_dir).expanduser() if cache_dir else PROJECT_ROOT / "cache"
+
+
 def resolve_data_dir(data_dir: str | Path) -> Path:
     """The folder that `data_dir` means: as given from the current folder, else from the project's root.
 

@@ -1,8 +1,6 @@
 """What a run prints: what it is, how long it will take, a line per epoch, and a bar where somebody watches."""
 
 import itertools
-import os
-import sys
 import time
 
 from tqdm.auto import tqdm
@@ -10,6 +8,7 @@ from tqdm.auto import tqdm
 from ptd_core.cost import cost, run_training_cost, training_costs
 from ptd_core.data.dataset import Dataset
 from ptd_core.machine.device import describe_device, synchronize
+from ptd_core.machine.terminal import printable, say, somebody_watches
 from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoint
 from ptd_core.records.history import EpochRecord
@@ -21,17 +20,6 @@ from ptd_core.trainer import Trainer
 ESTIMATE_AFTER = (3, 8)  # steps between which the first estimate is timed: the first ones warm caches
 
 
-def somebody_watches() -> bool:
-    """Whether a moving bar can be seen: in a terminal, and in a notebook that a person has open.
-
-    A Jupyter server names the notebook's session to its kernels in JPY_SESSION_NAME, papermill and nbconvert do not;
-    under them a bar would only leave its last state in the saved notebook.
-    """
-    if "ipykernel" in sys.modules:
-        return any(name in os.environ for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
-    return sys.stderr.isatty()
-
-
 def duration(seconds: float) -> str:
     """Seconds as a person reads them: 42 s, 3 min 20 s, 13 h 40 min."""
     seconds = round(seconds)
@@ -40,21 +28,6 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
-def printable(text: str) -> str:
-    """The text with "?" for what standard output cannot show: a finished run must not fail because of a letter."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
-
-
-def say(text: str) -> None:
-    """Print at once, whatever the terminal's encoding is; where nobody reads any more (`| head`), to nowhere."""
-    try:
-        print(printable(text), flush=True)
-    except BrokenPipeError:
-        # Python flushes what it could not print once more at its end: into nowhere, too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Progress:

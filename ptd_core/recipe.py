@@ -113,11 +113,16 @@ class Recipe(BaseModel):
     )
 
     # data
-    dataset: Literal["shapes", "cifar100", "cifar10", "folder"] = _setting(
-        "shapes", "shapes (generated), cifar100, cifar10 or folder (class folders of images)"
+    dataset: Literal["shapes", "cifar100", "cifar10", "folder", "parquet"] = _setting(
+        "shapes", "shapes (generated), cifar100, cifar10, folder (class folders) or parquet (hub shards)"
     )
     data_dir: str = _setting("data", "where the dataset lies; shapes needs none", place=True, min_length=1)
     download: bool = _setting(True, "let torchvision download an absent CIFAR", place=True)
+    label_column: str = _setting("", "of dataset parquet: column of labels; empty: the only one", kind=_LATER)
+    images: Literal["resident", "mapped"] = _setting(
+        "resident", "resident in memory, or mapped from a file of decoded images (folder and parquet)", place=True
+    )
+    cache_dir: str = _setting("", "folder for that file; empty: cache/ in the project", place=True)
     image_size: int = _setting(32, "image side in pixels; CIFAR has 32", ge=8, le=512)
     size_stages: str = _setting(
         "", "training image sides at shares of the run, as 24/28/32 at 60/20/20; empty: image_size"
@@ -255,7 +260,7 @@ class Recipe(BaseModel):
             return str(value)
         return fitted(value, cls.model_fields[info.field_name].annotation)
 
-    @field_validator("out_dir", "data_dir", "weights")
+    @field_validator("out_dir", "data_dir", "cache_dir", "weights")
     @classmethod
     def _whole_path(cls, path: str) -> str:
         return expanded(path)
@@ -283,6 +288,10 @@ class Recipe(BaseModel):
 
         if self.dataset.startswith("cifar") and self.image_size != 32:
             refuse("dataset image_size", "CIFAR images are 32 pixels wide")
+        if self.images == "mapped" and self.dataset not in ("folder", "parquet"):
+            refuse("dataset images", "images of folder and parquet can be mapped; the others fit into memory")
+        if self.label_column and self.dataset != "parquet":
+            refuse("dataset label_column", "only parquet has columns to choose from")
         self._consistent_model(refuse)
         for name in _RESIZED:
             if self.crop != "resized" and getattr(self, name) != type(self).model_fields[name].default:
@@ -490,6 +499,9 @@ class Recipe(BaseModel):
             subset=self.subset,
             test_subset=self.test_subset,
             download=self.download,
+            label_column=self.label_column,
+            images=self.images,
+            cache_dir=self.cache_dir,
         )
 
     # what follows from the values

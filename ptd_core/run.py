@@ -101,8 +101,10 @@ def execute(
 
 def run_worker(recipe: Recipe, ranks: Ranks) -> None:
     """Train beside the process that writes, in step with it, from where it stands, and write nothing."""
+    # First, since a broadcast waits for minutes only, and decoding images that are to be mapped may take hours.
+    dataset = recipe.load_dataset()
     state = ranks.broadcast()
-    trainer = Trainer(recipe, recipe.load_dataset(), ranks)
+    trainer = Trainer(recipe, dataset, ranks)
     if state is not None:
         trainer.load_state_dict(state)
     with Interrupt() as interrupt:

@@ -89,6 +89,15 @@ def real_cifar100():
     return folder
 
 
+@pytest.fixture(scope="session")
+def real_jpegs():
+    """Real photographs in class folders beside the project; tests that need them say so when they are not there."""
+    folder = ROOT.parent / "shared" / "cifar10_jpeg"
+    if not folder.exists():
+        pytest.skip("real photographs are not at ../shared/cifar10_jpeg")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _few_threads():
     """The same sums in the same order wherever the tests run."""

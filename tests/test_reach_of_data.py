@@ -40,6 +40,27 @@ def download(bench):
     assert asked == [True, False]
 
 
+@reaches("images", "cache_dir")
+def images_in_memory_or_mapped(bench):
+    data = {"dataset": "folder", "data_dir": bench.images_on_disk(), "subset": 0, "test_subset": 0}
+    cache = bench.folder / "decoded"
+    assert not bench.loaded(**data, cache_dir=str(cache)).train.mapped and not cache.exists()
+    found = bench.loaded(**data, images="mapped", cache_dir=str(cache))
+    assert found.train.mapped and found.test.mapped and len(list(cache.glob("*.pixels"))) == 1
+
+
+@reaches("label_column")
+def label_column(bench):
+    asked = []
+    bench.monkeypatch.setattr(load_module, "resident", lambda listing: listing)
+    bench.monkeypatch.setattr(
+        load_module, "list_parquet", lambda folder, *, label_column, **sizes: asked.append(label_column)
+    )
+    for column in ("fine_label", ""):
+        bench.loaded(dataset="parquet", label_column=column)
+    assert asked == ["fine_label", ""]
+
+
 @reaches("image_size")
 def image_size(bench):
     for size in (16, 24):

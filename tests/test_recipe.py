@@ -27,7 +27,7 @@ FILES = sorted((ROOT / "parameters").glob("*.yaml"))
         ({"epochs": True}, ["epochs", "a valid integer", "True"]),
         ({"epochs": None}, ["epochs", "a valid integer", "None"]),
         ({"flip": 1}, ["flip", "a valid boolean", "got 1"]),
-        ({"dataset": "mnist"}, ["dataset", "'shapes', 'cifar100', 'cifar10' or 'folder'", "'mnist'"]),
+        ({"dataset": "mnist"}, ["dataset", "'shapes', 'cifar100', 'cifar10', 'folder' or 'parquet'", "'mnist'"]),
         ({"run": "../elsewhere"}, ["run", "'../elsewhere'"]),
         ({"device": "gpu"}, ["device", "cuda", "'gpu'"]),
         ({"drop_final": 1.0}, ["drop_final", "less than 1", "1.0"]),
@@ -75,6 +75,9 @@ FILES = sorted((ROOT / "parameters").glob("*.yaml"))
         ({"batch_size": 63, "mixup_alpha": 0.8}, ["batch_size = 63", "mixup_alpha = 0.8", "even"]),
         ({"dataset": "cifar100", "image_size": 64}, ["dataset = 'cifar100'", "image_size = 64"]),
         ({"subset": 10, "batch_size": 64}, ["subset = 10", "batch_size = 64", "one batch"]),
+        ({"images": "mapped"}, ["dataset = 'shapes'", "images = 'mapped'", "folder and parquet"]),
+        ({"images": "mmap", "dataset": "folder"}, ["images", "'resident' or 'mapped'", "'mmap'"]),
+        ({"label_column": "label"}, ["label_column = 'label'", "only parquet"]),
     ],
 )
 def test_bad_values_are_refused_by_name(values, words):

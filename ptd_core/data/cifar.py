@@ -18,8 +18,9 @@ import torch
 import torchvision
 from torchvision.datasets.utils import check_integrity, extract_archive
 
-from ptd_core.data.cifar_parquet import SIZE, find_shards, read_class_names, read_split
+from ptd_core.data.cifar_parquet import SIZE, SPLITS, read_class_names, read_split
 from ptd_core.data.dataset import Dataset, Split, balanced_subset
+from ptd_core.data.parquet_shards import find_shards
 from ptd_core.errors import DataError
 
 ROWS = {"train": 50_000, "test": 10_000}
@@ -72,7 +73,7 @@ def load_cifar(
     if image_size != SIZE:
         raise DataError(f"The images of {name} are {SIZE} x {SIZE}, but image_size is {image_size}. Set it to {SIZE}.")
 
-    shards = find_shards([data_dir, data_dir / "data", data_dir / kind.hub_folder])
+    shards = find_shards([data_dir, data_dir / "data", data_dir / kind.hub_folder], SPLITS)
     if shards is not None:
         train, test = (
             read_split(shards, split, kind.label_column, kind.classes, ROWS[split], size)

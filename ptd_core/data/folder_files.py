@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+from ptd_core.data.class_names import FILES
 from ptd_core.errors import DataError
 from ptd_core.paths import readable
 
@@ -66,7 +67,7 @@ def list_classes(folder: Path, fence: list[Path], unused: Unused) -> dict[str, l
                     )
                 unused.update(own)
                 classes.setdefault(class_name(path.name), []).extend(files)
-        else:
+        elif path.name not in FILES:
             _count(path.name, unused, "image(s) beside the class folders")
     return {name: sorted(classes[name]) for name in sorted(classes)}
 

@@ -150,8 +150,9 @@ def _fitting(name: str, reserved: int = 0) -> str:
 
 def _placed(path: Path, values: dict[str, Any]) -> Recipe:
     """The recipe with its folders as absolute paths: a worker's current folder may be another."""
-    if values["out_dir"]:
-        values["out_dir"] = str(Path(values["out_dir"]).expanduser().absolute())
+    for name in ("out_dir", "cache_dir"):
+        if values[name]:
+            values[name] = str(Path(values[name]).expanduser().absolute())
     data_dir = Path(values["data_dir"]).expanduser()
     if data_dir.exists():  # else each worker looks for it from its own project root
         values["data_dir"] = str(data_dir.absolute())

@@ -22,7 +22,7 @@ def test_load_shapes_needs_no_folder():
 
 
 def test_unknown_name_is_refused_with_the_names_there_are():
-    with pytest.raises(DataError, match=r"'imagenet'.*shapes, cifar100, cifar10 and folder"):
+    with pytest.raises(DataError, match=r"'imagenet'.*shapes, cifar100, cifar10, folder and parquet"):
         load("imagenet", ".")
 
 
