@@ -53,7 +53,7 @@ class ResizedCrop:
     def draw(self, rng: np.random.Generator, n: int, size: int) -> np.ndarray:
         """Crops of n images of size x size pixels, distributed as by torchvision's RandomResizedCrop.get_params."""
         height, width = np.full((2, n), size)
-        open_, widest = np.ones(n, dtype=bool), -np.log(self.crop_ratio_min)
+        open_, widest = np.ones(n, dtype=bool), abs(np.log(self.crop_ratio_min))
         for _ in range(ATTEMPTS):  # also for images that have their shape: one image's luck moves no other's draws
             area = size * size * rng.uniform(self.crop_scale_min, 1.0, n)
             ratio = np.exp(rng.uniform(-widest, widest, n))
