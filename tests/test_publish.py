@@ -1,10 +1,8 @@
 """Publishing: records and pictures of what is finished, and nothing else; all of it or none."""
 
-import subprocess
-import sys
-
 import pytest
 from conftest import Lines
+from forked import run_module
 from test_compare import RECORD, record
 
 from ptd_core import publish as publishing
@@ -141,8 +139,7 @@ def test_a_failed_copy_leaves_the_older_one(place, monkeypatch):
 
 def test_a_real_run_by_the_command(tiny, tmp_path):
     done = execute(tiny(epochs=1), Lines())
-    command = [sys.executable, "-m", "ptd_core.publish", "tiny", "--from", tmp_path, "--to", tmp_path / "figures"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    result = run_module("ptd_core.publish", "tiny", "--from", tmp_path, "--to", tmp_path / "figures")
     assert result.returncode == 0, result.stderr
     assert listed(tmp_path / "figures" / "tiny") == [
         "ptd_accuracy.png", "ptd_drop_schedule.png", "ptd_history.csv", "ptd_loss.png", "ptd_lr_schedule.png",

@@ -39,6 +39,7 @@ def run_files(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize(("settings", "chapter"), [({}, "ptd"), ({"drop_final": 0.0}, "baseline")])
 def test_what_a_run_writes(tiny, tmp_path, settings, chapter):
     done = execute(tiny(**settings), Lines())
