@@ -30,15 +30,6 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """Each process takes a stretch of tests, so that what a module sets up is set up once, and steals at the end."""
-    if config.getvalue("dist") == "load":
-        from xdist.scheduler import WorkStealingScheduling
-
-        return WorkStealingScheduling(config, log)
-
-
 class Lines(Progress):
     """Progress that remembers what it printed."""
 
