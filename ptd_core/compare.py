@@ -23,10 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         cells = read_cells(options.folders)
-        printed = compare(cells, options.figure)
         if options.table:
             make_folder(options.table)
             write_runs([run for cell in cells for run in cell.runs], options.table)
+        printed = compare(cells, options.figure)
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

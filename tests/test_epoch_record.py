@@ -45,8 +45,8 @@ def clocked(monkeypatch, trainer):
         ranks, path = trainer.ranks, dataclasses.replace(trainer.path, compilation="inductor")  # said, but not so
         __call__ = staticmethod(taking(STEP, trainer.step))
 
-    def epoch(number, made=trainer.batches.epoch):
-        for batch in made(number):
+    def epoch(number, first=0, made=trainer.batches.epoch):
+        for batch in made(number, first):
             now[0] += BATCH
             yield batch
 

@@ -27,7 +27,7 @@ def where_run(cells: list[Cell]) -> str:
 @styled
 def comparison_figure(cells: list[Cell]) -> Figure:
     """Each run's test accuracy as a point, each recipe's mean as a line, runs with token drop in their own colour."""
-    counts = ", ".join(f"{cell.name} n = {len(cell.runs)}" for cell in cells)
+    counts = _counts(cells)
     figure = new_figure(f"{counts}\n{where_run(cells)}", (6.4, 0.5 * len(cells) + 1.6))
     axes = figure.subplots()
     for place, cell in enumerate(cells):
@@ -40,3 +40,11 @@ def comparison_figure(cells: list[Cell]) -> Figure:
     axes.set_xlabel("test accuracy, last epoch (%); points: seeds, line: mean")
     axes.grid(axis="x")
     return figure
+
+
+def _counts(cells: list[Cell]) -> str:
+    """How many seeds each cell has, for the foot of a figure: once where all have as many."""
+    numbers = {len(cell.runs) for cell in cells}
+    if len(cells) > 1 and len(numbers) == 1:
+        return f"n = {numbers.pop()} each"
+    return ", ".join(f"{cell.name} n = {len(cell.runs)}" for cell in cells)

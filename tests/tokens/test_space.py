@@ -1,13 +1,17 @@
 """The published methods as files: each trains, resumes, runs on several ranks, and compiles few graphs."""
 
+import json
+
 import pytest
 import torch
 from graphs import counted_graphs
 from ranked import run_each, together
 
 from ptd_core import __main__ as command_line
+from ptd_core.cost import run_training_cost
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
+from ptd_core.records.cells import read_runs
 from ptd_core.records.history import history_file, read_csv
 
 FILES = sorted((PROJECT_ROOT / "parameters" / "space").glob("*.yaml"))
@@ -30,6 +34,21 @@ def test_a_file_says_what_it_is_and_how_to_run_it(path):
     assert recipe.run == f"space_{path.stem}" and recipe.chapter == "ptd" and any(recipe.keeps)
     assert f"papermill book/ptd.ipynb out.ipynb -f parameters/space/{path.name}\n" in text
     assert f"python -m ptd_core parameters/space/{path.name}\n" in text
+
+
+@every_file
+def test_what_a_file_expects_is_what_its_published_run_and_the_bench_say(path):
+    """figures/space/runs.csv and the bench of methods; operations are computed anew."""
+    (run,) = [run for run in read_runs(PROJECT_ROOT / "figures" / "space") if run.run == f"space_{path.stem}"]
+    report = PROJECT_ROOT / "figures" / "bench" / "space_AMD_EPYC_without_bf16_2_threads" / "bench.json"
+    rows = json.loads(report.read_text(encoding="utf-8"))["sections"]["space"]
+    (step,) = [row for row in rows if row["case"] == path.stem]
+    recipe = Recipe.from_yaml(path)
+    ours, whole = run_training_cost(recipe.vit, 10, recipe.token_drop, recipe.keeps, recipe.sides)
+    text = path.read_text(encoding="utf-8").replace("\n# ", " ")
+    assert run.fingerprint in ("", recipe.fingerprint) and (run.seed, run.epochs) == (0, recipe.epochs)
+    assert f"Expected: {run.test_accuracy:.2f} % test accuracy" in text
+    assert f"Operations predict {whole / ours:.3f}x" in text and f"measured at {step['speedup']:.3f}x" in text
 
 
 def test_every_file_is_another_point_of_the_space():
