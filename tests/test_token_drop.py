@@ -8,7 +8,6 @@ from definition import assert_same_with_gradients, normed
 from test_model import small
 
 from ptd_core.evaluation.attention_maps import attention_maps
-from ptd_core.paths import PROJECT_ROOT
 from ptd_core.saliency import gather_tokens
 from ptd_core.token_drop import TokenDrop, TokenDropViT
 from ptd_core.tokens import vit_parts
@@ -223,13 +222,3 @@ def test_evaluation_leaves_frozen_parts_frozen():
     vit.stem.eval()
     attention_maps(vit, torch.randn(1, 3, 16, 16), 0)
     assert vit.training and not vit.stem.training and vit.blocks.training
-
-
-def test_the_readmes_lines_for_ones_own_vit():
-    """They stand in somebody's loop: images, epoch and the backward pass are its own."""
-    lines = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
-    given = {"images": torch.randn(2, 3, 224, 224), "epoch": 60}
-    exec(lines, given)
-    assert given["logits"].shape == (2, 10)
-    given["logits"].sum().backward()
-    assert torch.equal(given["network"].eval()(given["images"]), given["vit"].eval()(given["images"]))
