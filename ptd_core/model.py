@@ -57,6 +57,10 @@ class ViTConfig(TokenGrid):
         """A model of these sizes."""
         return HybridViT(num_classes, attention=attention, **dataclasses.asdict(self))
 
+    def arguments_of_model(self) -> dict:
+        """What `timm.create_model` needs beside the number of classes, without rates of dropout."""
+        return {n: v for n, v in dataclasses.asdict(self).items() if n not in ("drop_rate", "drop_path_rate")}
+
     def check(self, drop) -> None:
         """Any policy of token drop can run a HybridViT."""
 

@@ -12,6 +12,7 @@ from torch import nn
 from ptd_core.cost import cost, run_training_cost
 from ptd_core.data.dataset import Dataset
 from ptd_core.errors import OutputError, TrainingError
+from ptd_core.evaluation.model_card import ModelCard
 from ptd_core.machine.device import resolve_device
 from ptd_core.machine.interrupt import Interrupt, Stopped
 from ptd_core.machine.ranks import Ranks
@@ -231,6 +232,9 @@ def _save(trainer: Trainer, records: list[EpochRecord], record: RunRecord, folde
     history.write_csv(records, history.history_file(folder, recipe.chapter))
     history.write_metrics(records, recipe.chapter, folder / f"{recipe.chapter}_metrics.csv")
     save_run_figures(recipe, records, folder, record.stamp_line)
+    if record.finished:
+        card = ModelCard.of(recipe, trainer.dataset, trainer.model)
+        card.write(folder, Checkpoints(folder).weights, record)
     record.write(folder)
 
 

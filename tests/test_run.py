@@ -32,6 +32,7 @@ OTHERS = {
     "weights.safetensors",
     "weights_after_epoch_1.safetensors",
     ".lock",
+    "model",
 }
 
 

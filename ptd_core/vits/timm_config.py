@@ -75,6 +75,10 @@ class TimmConfig(TokenGrid):
                 module.fused_attn = attention == "fused"
         return vit
 
+    def arguments_of_model(self) -> dict[str, Value]:
+        """What `timm.create_model` needs beside the number of classes, without rates of dropout."""
+        return {"img_size": self.img_size, **dict(self.arguments)}
+
     def check(self, drop) -> None:
         """Raises ValueError, with the reason, for a policy of token drop by which this ViT cannot be run."""
         with torch.device("meta"):
