@@ -17,7 +17,7 @@ from ptd_core.data.randaugment import to_device
 from ptd_core.errors import DataError
 from ptd_core.machine.ranks import Ranks
 
-CHUNK_BYTES = 64 * 2**20  # of images that are looked at at a time: a mapped set may not fit into memory
+CHUNK_BYTES = 16 * 2**20  # of images that are looked at at a time: a mapped set may not fit into memory
 
 
 @dataclass(frozen=True)

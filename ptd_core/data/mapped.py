@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ptd_core.paths import readable
 from ptd_core.records.files import make_folder, write_atomically
 
 VERSION = 1  # of how an image is decoded and of what is written
+PATIENCE = 5.0  # seconds of waiting for another process without a word
 FLUSH_BYTES = 64 * 2**20  # of pixels, after which they are on the disk whatever happens
 
 
@@ -47,7 +49,7 @@ def mapped(listing: Listing, cache: Path) -> Dataset:
     if about is None:
         try:
             make_folder(cache)
-            with FileLock(store.lock, fallback_to_soft=False):  # it ends with its process
+            with store.locked():
                 about = store.whole() or store.write()
         except OSError as error:  # OutputError among them
             raise DataError(
@@ -76,6 +78,20 @@ class _Store:
     @property
     def bytes(self) -> int:
         return len(self.listing) * self.image_bytes
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the file against every other process; the lock ends with its process."""
+        lock = FileLock(self.lock, fallback_to_soft=False)
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            say(f"decoding  another process writes {readable(self.pixels)}: waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def whole(self) -> dict[str, Any] | None:
         """What the description says, if it is of these images and all of them are there."""

@@ -4,12 +4,15 @@ import errno
 import json
 import os
 import shutil
+import threading
+import time
 from collections import namedtuple
 
 import numpy as np
 import pytest
 import torch
 from conftest import Lines, equal, without_clocks
+from filelock import FileLock
 from photographs import image_folder
 from PIL import Image
 from ranked import Cut
@@ -256,6 +259,29 @@ def test_a_cache_that_cannot_be_written_is_named_and_a_whole_one_need_not_be(fol
     same(mapped(folder), resident(folder))
     with pytest.raises(DataError, match=r"cache cannot be written \(Permission denied\)"):
         mapped(folder, subset=6)
+
+
+def test_waiting_for_another_process_is_said(folder, monkeypatch, capsys):
+    truth = mapped(folder)
+    monkeypatch.setattr(store_module, "PATIENCE", 0.01)
+    (pixels,), (about,) = files(folder, ".pixels"), files(folder, ".json")
+    content = about.read_bytes()
+    about.unlink()
+    held = threading.Event()
+
+    def write():
+        with FileLock(pixels.with_name(f".{pixels.stem}.lock"), fallback_to_soft=False):
+            held.set()
+            time.sleep(0.3)
+            about.write_bytes(content)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    held.wait()
+    capsys.readouterr()
+    same(mapped(folder), truth)
+    writer.join()
+    assert capsys.readouterr().out == f"decoding  another process writes {pixels}: waiting for it\n"
 
 
 def test_parts_and_batches_of_mapped_images_are_in_memory(folder):
