@@ -233,8 +233,7 @@ def _save(trainer: Trainer, records: list[EpochRecord], record: RunRecord, folde
     history.write_metrics(records, recipe.chapter, folder / f"{recipe.chapter}_metrics.csv")
     save_run_figures(recipe, records, folder, record.stamp_line)
     if record.finished:
-        card = ModelCard.of(recipe, trainer.dataset, trainer.model)
-        card.write(folder, Checkpoints(folder).weights, record)
+        ModelCard.of(recipe, trainer.dataset, trainer.model).write(folder, Checkpoints(folder).weights, record)
     record.write(folder)
 
 

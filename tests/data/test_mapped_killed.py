@@ -30,6 +30,7 @@ def server():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mapping"])
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # or freed memory would stay with the process, and count
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]))
         multiprocessing.forkserver.ensure_running()
     return context
