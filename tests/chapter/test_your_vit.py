@@ -12,7 +12,7 @@ from ptd_core.chapter import your_vit
 from ptd_core.chapter.your_vit import ALL, EQUAL_TIME, FEWER, Trained
 from ptd_core.cost import run_training_cost
 from ptd_core.data.dataset import Dataset, Split
-from ptd_core.data.image_folder import load_image_folder
+from ptd_core.data.load import load
 from ptd_core.data.shapes import load_shapes
 from ptd_core.machine.clock import Timing
 from ptd_core.paths import PROJECT_ROOT
@@ -36,14 +36,14 @@ def test_the_example_is_a_folder_of_the_generated_shapes(tmp_path, monkeypatch, 
     assert your_vit.with_images(recipe, train=40, test=20) is recipe
     made = tmp_path / your_vit.EXAMPLE
     assert f"made {made}: 40 training and 20 test images" in capsys.readouterr().out
-    read, drawn = load_image_folder(made), load_shapes(subset=40, test_subset=20)
+    read, drawn = load("folder", made), load_shapes(subset=40, test_subset=20)
     for mine, theirs in ((read.train, drawn.train), (read.test, drawn.test)):
         names = [drawn.classes[label] for label in theirs.labels]
         for name in drawn.classes:
             ours = mine.images[[read.classes[label] == name for label in mine.labels]]
             assert torch.equal(ours, theirs.images[[other == name for other in names]])
     your_vit.with_images(recipe, train=1, test=1)  # it is there already
-    assert capsys.readouterr().out == "" and len(load_image_folder(made).train) == 40
+    assert capsys.readouterr().out == "" and len(load("folder", made).train) == 40
     other = Recipe(dataset="folder", data_dir="elsewhere")
     assert your_vit.with_images(other) is other and not (tmp_path / "elsewhere").exists()
 

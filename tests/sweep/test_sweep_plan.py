@@ -200,7 +200,9 @@ def test_a_sweep_does_not_share_a_folder_with_a_run(sweep, tmp_path):
 
 
 def test_everything_that_decides_a_result_can_be_a_factor():
-    assert set(FACTORS) == {*Recipe().settings(), "model", "model_args", "weights"} - {"seed"}
+    later = {"model", "model_args", "weights", "label_column", "crop", "crop_scale_min", "crop_ratio_min",
+             "crop_interpolation", "frozen_blocks", "accumulate_steps", "layer_decay"}  # fmt: skip
+    assert set(FACTORS) == {*Recipe().settings(), *later} - {"seed"}
     assert not set(FACTORS) & {"run", "device", "out_dir", "data_dir", "download"}
 
 
