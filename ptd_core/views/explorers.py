@@ -45,9 +45,10 @@ class Shown:
 def schedule_page(recipe: Recipe, num_classes: int) -> str:
     """HTML with sliders for the published curriculum, its cost and the recipe as YAML; starts at the recipe's numbers.
 
-    What else a recipe can do with tokens has no slider: the page and its YAML have the defaults there.
+    What else a recipe can do with tokens has no slider: the page and its YAML have the defaults there; but for the
+    score, which stays the recipe's own where the model has no class token to ask.
     """
-    others = (*WITH_SLIDER, *NO_TOKEN_DROP)
+    others = (*WITH_SLIDER, *NO_TOKEN_DROP, *(() if _has_class_token(recipe) else ("drop_score",)))
     rest = [name for name in Recipe.model_fields if name.startswith(("drop_", "size_")) and name not in others]
     recipe = recipe.replace(**{name: Recipe.model_fields[name].default for name in rest})
     vit = recipe.vit
@@ -58,13 +59,21 @@ def schedule_page(recipe: Recipe, num_classes: int) -> str:
         "maxRatio": _max_ratio(vit.patch_tokens),
         "maxEpochs": max(2 * recipe.epochs, recipe.drop_end),
         "costOfAll": cost(vit, num_classes).training,
-        "costs": [cost_of_kept(vit, num_classes, block) for block in range(vit.depth)],
+        "costs": [cost_of_kept(vit, num_classes, block, recipe.drop_score) for block in range(vit.depth)],
         "published": PUBLISHED,
     }
     return _page("Schedule explorer", "scheduleExplorer", data, ["schedule.js", "schedule_explorer.js"])
 
 
-def cost_of_kept(vit: Sizes, num_classes: int, block: int) -> tuple[int, int, int]:
+def _has_class_token(recipe: Recipe) -> bool:
+    try:
+        recipe.vit.check(TokenDrop())
+    except ValueError:
+        return False
+    return True
+
+
+def cost_of_kept(vit: Sizes, num_classes: int, block: int, score: str = "class_attention") -> tuple[int, int, int]:
     """(a, b, c) of the training operations per image a + b k + c k^2, when `block` keeps k < N patch tokens.
 
     The block that drops works linearly in k and attention in later blocks quadratically, so three values give the
@@ -72,7 +81,7 @@ def cost_of_kept(vit: Sizes, num_classes: int, block: int) -> tuple[int, int, in
     """
     if vit.patch_tokens == 1:
         return 0, 0, 0
-    one, two, three = (cost(vit, num_classes, TokenDrop(blocks=(block,)), (keep,)).training for keep in (1, 2, 3))
+    one, two, three = (cost(vit, num_classes, TokenDrop((block,), score), (keep,)).training for keep in (1, 2, 3))
     quadratic = (one - 2 * two + three) // 2
     linear = two - one - 3 * quadratic
     return one - linear - quadratic, linear, quadratic

@@ -148,3 +148,13 @@ def test_page_is_legible_at_every_width(width, open_schedule):
     )
     assert_legible(page, width)
     screenshot(page, f"schedule_{width}")
+
+
+def test_a_model_without_class_token_has_a_schedule_page():
+    settings = {"model": "vit_tiny_patch16_224", "model_args": "patch_size=4,depth=2,class_token=False,global_pool=avg"}
+    recipe = Recipe(**settings, drop_score="norm", drop_fate="merge")
+    page = schedule_page(recipe, 10)
+    assert re.search(r'"drop_score", ?"norm"', page) and re.search(r'"drop_fate", ?"discard"', page)
+    costs = [cost(recipe.vit, 10, TokenDrop((1,), "norm"), (keep,)).training for keep in (10, 40)]
+    a, b, c = cost_of_kept(recipe.vit, 10, 1, "norm")
+    assert [a + b * keep + c * keep**2 for keep in (10, 40)] == costs
