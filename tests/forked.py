@@ -21,7 +21,15 @@ from sketch import sketch
 from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.views import curves
 
-PRELOAD = ["ranked", "killable", "ptd_core.__main__", "ptd_core.compare", "ptd_core.publish", "ptd_core.bench.apart"]
+PRELOAD = [
+    "ranked",
+    "killable",
+    "mapping",
+    "ptd_core.__main__",
+    "ptd_core.compare",
+    "ptd_core.publish",
+    "ptd_core.bench.apart",
+]
 
 
 def server():

@@ -1,11 +1,13 @@
 """What the children of `test_mapped_killed` do, in processes of their own."""
 
+import ctypes
 import os
 import signal
 import threading
 import time
 
 import torch
+from ranked import Cut
 from torch import nn
 
 from ptd_core.data import image_folder as folder_module
@@ -15,8 +17,9 @@ from ptd_core.data.augment import Augmentation
 from ptd_core.data.batches import Batches
 from ptd_core.data.load import load
 from ptd_core.evaluation.accuracy import accuracy
-from ptd_core.progress import Progress
 from ptd_core.run import execute
+
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def _counted(counter, then):
@@ -45,24 +48,9 @@ def decode(folder, cache, side, counter, kill_at=0):
     load("folder", folder, image_size=side, images="mapped", cache_dir=cache)
 
 
-class Killed(Progress):
-    """SIGKILL after a step."""
-
-    def __init__(self, at):
-        super().__init__(bar=False)
-        self.at = at
-
-    def print(self, text):
-        pass
-
-    def step(self, epoch, done, steps):
-        if (epoch, done) == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def train(recipe, at):
     torch.set_num_threads(1)
-    execute(recipe, Killed(at))
+    execute(recipe, Cut(at, signal.SIGKILL))
 
 
 def own_memory():
@@ -82,6 +70,7 @@ class _Mean(nn.Module):
 def everything(folder, cache, side, answer):
     """Decode, map, augment an epoch, evaluate and take the digest; (largest growth of memory, bytes of the file)."""
     torch.set_num_threads(1)
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)  # or freed memory would stay with the process, and count
     before, largest, over = own_memory(), [0], threading.Event()
 
     def watch():

@@ -38,18 +38,18 @@ def _join(rank, size, port, task, arguments):
 
 
 class Cut(Progress):
-    """Progress that says nothing and sends its own process SIGTERM after the given (epoch, step), if there is one."""
+    """Progress that says nothing and sends its own process a signal after the given (epoch, step), if there is one."""
 
-    def __init__(self, at=None):
+    def __init__(self, at=None, number=signal.SIGTERM):
         super().__init__(bar=False)
-        self.at = at
+        self.at, self.number = at, number
 
     def print(self, text):
         pass
 
     def step(self, epoch, done, steps):
         if (epoch, done) == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
 def run(ranks, recipe, cut=None):

@@ -90,3 +90,17 @@ def test_the_library_needs_no_extra():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "True", result.stderr
+
+
+def test_chapters_need_the_extra_of_the_book_alone():
+    """All of them: one that reads a sweep's plan needs no Dask; running a sweep says what it needs."""
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(['distributed', 'dask', 'bokeh']))\n"
+        "from ptd_core.chapter import evidence, notebook, space, widgets, your_vit\n"
+        "evidence.answer('place')\n"
+        "import ptd_core.sweep.__main__\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stderr.strip().endswith("sweeps need Dask, the extra `sweep`: pip install -e '.[sweep]'")
+    assert "line 5, in <module>" in result.stderr

@@ -9,7 +9,7 @@ from ptd_core.errors import SweepError, did_you_mean
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.records.cells import RUNS, Cell, FinishedRun, group, read_runs
-from ptd_core.records.effects import Effect, compared, effect, interaction
+from ptd_core.records.effects import Effect, compared, effect, interaction, paired
 from ptd_core.sweep.plan import Plan, read_plan
 
 QUESTIONS = PROJECT_ROOT / "parameters" / "sweeps" / "evidence"
@@ -49,7 +49,7 @@ class Answer:
     def effect(self, arm: str, control: str, result: str = "test_accuracy") -> Effect | None:
         """`records.effects.effect` of two arms, None where nothing is paired."""
         ours, theirs = self.cell(arm), self.cell(control)
-        return effect(ours, theirs, result) if _paired(ours, theirs) else None
+        return effect(ours, theirs, result) if ours and theirs and paired(ours, theirs) else None
 
     def interaction(self, plain: str, one: str, other: str, both: str, result: str = "test_accuracy") -> Effect | None:
         """`records.effects.interaction` of four arms, None unless all have the same seeds."""
@@ -107,9 +107,3 @@ def asked(question: str) -> str:
 def _operations(recipe: Recipe) -> float:
     images = recipe.subset // recipe.batch_size * recipe.batch_size
     return images * run_training_cost(recipe.vit, CLASSES, recipe.token_drop, recipe.keeps, recipe.sides)[0]
-
-
-def _paired(ours: Cell | None, theirs: Cell | None) -> bool:
-    if ours is None or theirs is None or ours.runs[0].precision != theirs.runs[0].precision:
-        return False
-    return bool({run.seed for run in ours.runs} & {run.seed for run in theirs.runs})

@@ -12,7 +12,7 @@ import statistics
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from ptd_core.chapter.answers import CLASSES, QUESTIONS, answer
+from ptd_core.chapter.answers import BASE, CLASSES, QUESTIONS, Answer, answer
 from ptd_core.cost import run_training_cost
 from ptd_core.evaluation import table
 from ptd_core.paths import PROJECT_ROOT
@@ -140,7 +140,7 @@ class Measured:
 
 def arm_name(cell: str) -> str:
     """A cell's name without what all cells of the evidence begin with."""
-    return cell.removeprefix("evidence_")
+    return cell.removeprefix(BASE)
 
 
 def size(effect: Effect) -> str:
@@ -149,7 +149,7 @@ def size(effect: Effect) -> str:
 
 
 @functools.cache
-def answered(question: str):
+def answered(question: str) -> Answer:
     """`answers.answer` of the published records, read once."""
     return answer(question)
 

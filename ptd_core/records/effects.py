@@ -73,9 +73,14 @@ def compared(pairs: Iterable[tuple[str, str]], cells: list[Cell]) -> list[Effect
         for name, other in pairs
         for arm in by_name.get(name, [])
         for control in by_name.get(other, [])
-        if arm.runs[0].precision == control.runs[0].precision
-        and {run.seed for run in arm.runs} & {run.seed for run in control.runs}
+        if paired(arm, control)
     ]
+
+
+def paired(arm: Cell, control: Cell) -> bool:
+    """Whether the two can be compared: runs of one precision, with a seed in common."""
+    seeds = ({run.seed for run in cell.runs} for cell in (arm, control))
+    return arm.runs[0].precision == control.runs[0].precision and bool(set.intersection(*seeds))
 
 
 def interaction(plain: Cell, one: Cell, other: Cell, both: Cell, result: str = "test_accuracy") -> Effect:

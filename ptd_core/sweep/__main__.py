@@ -14,7 +14,12 @@ import traceback
 import uuid
 from collections.abc import Callable
 
-from distributed import Client, Future
+try:
+    from distributed import Client, Future
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "sweeps need Dask, the extra `sweep`: pip install -e '.[sweep]'", name=error.name
+    ) from None
 
 from ptd_core.errors import PTDError, SweepError
 from ptd_core.progress import duration, say

@@ -1,10 +1,10 @@
 """Mapped images and other processes: killed writers, writers at once, killed runs, and how much memory it all takes."""
 
-import multiprocessing
 import os
 import signal
 import sys
 
+import forked
 import mapping
 import numpy as np
 import pytest
@@ -15,7 +15,6 @@ from photographs import image_folder, photograph
 from test_mapped import RUN, SIDE
 
 from ptd_core.data.load import load
-from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.run import execute
 
 pytestmark = [
@@ -27,13 +26,7 @@ IMAGES, SMALL = 48, {"image_size": SIDE, "images": "mapped"}
 
 @pytest.fixture(scope="module")
 def server():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mapping"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # or freed memory would stay with the process, and count
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]))
-        multiprocessing.forkserver.ensure_running()
-    return context
+    return forked.server()
 
 
 @pytest.fixture

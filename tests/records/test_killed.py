@@ -7,8 +7,6 @@ imported already, so that a kill costs no more than the work that it destroys.
 
 import io
 import json
-import multiprocessing
-import multiprocessing.forkserver
 import os
 import random
 import signal
@@ -16,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import forked
 import killable
 import papermill
 import pytest
@@ -40,12 +39,7 @@ DEMO = {"subset": 512, "test_subset": 128, "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def server():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killable"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]))
-        multiprocessing.forkserver.ensure_running()
-    return context
+    return forked.server()
 
 
 def run_child(server, recipe, kill_at=0, kill_after=None, share=checkpoint.SHARE):
