@@ -61,6 +61,7 @@ out_dir: str = ""  # folder that receives runs/; empty: the project's own
 log: str = "none"  # none, or tensorboard: every record as a point of event files in the run's folder
 checkpoint_every: int = 1  # epochs between checkpoints
 checkpoint_seconds: float = 60.0  # seconds of training between checkpoints within an epoch; 0: none
+weights_every: int = 0  # epochs between weights that are kept in files; 0: the first epoch's alone
 dataset: str = "shapes"  # shapes (generated), cifar100, cifar10, folder (class folders) or parquet (hub shards)
 data_dir: str = "data"  # where the dataset lies; shapes needs none
 download: bool = True  # let torchvision download an absent CIFAR

@@ -111,6 +111,9 @@ class Recipe(BaseModel):
     checkpoint_seconds: float = _setting(
         60.0, "seconds of training between checkpoints within an epoch; 0: none", place=True, ge=0, le=10**6
     )
+    weights_every: int = _setting(
+        0, "epochs between weights that are kept in files; 0: the first epoch's alone", place=True, ge=0, le=100_000
+    )
 
     # data
     dataset: Literal["shapes", "cifar100", "cifar10", "folder", "parquet"] = _setting(
@@ -549,6 +552,10 @@ class Recipe(BaseModel):
         """Patch tokens that the last dropping block keeps in an epoch."""
         keep = self.keep(epoch)
         return keep[-1] if keep else self.grid_at(self.side(epoch)) ** 2
+
+    def keeps_weights(self, epochs: int) -> bool:
+        """Whether the weights after so many epochs are kept in a file of their own."""
+        return epochs == 1 or (self.weights_every > 0 and epochs % self.weights_every == 0)
 
     @property
     def chapter(self) -> str:

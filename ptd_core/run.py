@@ -117,8 +117,7 @@ def load_model(run: str, out_dir: str = "") -> nn.Module:
     """The headline weights of the run of that name, in evaluation mode, on the CPU.
 
     out_dir: the folder that holds the run's runs/; by default the project's own.
-    Raises RecipeError for a name that no run can have, OutputError if the run or its weights are not there, or are
-    damaged.
+    Raises RecipeError for a name that no run can have, OutputError if the run or its weights are not there or damaged.
     """
     recipe = Recipe.from_values({"run": run, "out_dir": out_dir}, source="load_model")
     folder = RunFolder(run, recipe.out_dir).path
@@ -128,9 +127,9 @@ def load_model(run: str, out_dir: str = "") -> nn.Module:
     return load_weights(folder, record)
 
 
-def load_weights(folder: Path, record: RunRecord) -> nn.Module:
-    """`load_model` of the run in a folder, whose record was read."""
-    file = Checkpoints(folder).weights
+def load_weights(folder: Path, record: RunRecord, epochs: int | None = None) -> nn.Module:
+    """`load_model` of the run in a folder, whose record was read. epochs: as it was after so many, if that is kept."""
+    file = Checkpoints(folder).weights_after(epochs) if epochs else Checkpoints(folder).weights
     try:
         weights = safetensors.torch.load_file(file)
         model = build_model(Recipe.from_values(record.recipe, source=str(folder)), len(weights["head.weight"]))
@@ -173,12 +172,13 @@ def _train(
                 (earlier.headline for earlier in records[:-1] if earlier.evaluated), default=-1.0
             ):
                 checkpoints.save_best(checkpoint())
+            weights = trainer.headline.state_dict()
             description = f"headline weights of run {recipe.run_name} after {len(records)} epochs"
-            if len(records) == 1:
-                checkpoints.save_weights(checkpoints.early, trainer.headline.state_dict(), description)
+            if recipe.keeps_weights(len(records)):
+                checkpoints.save_weights(checkpoints.weights_after(len(records)), weights, description)
             if len(records) % recipe.checkpoint_every == 0 or trainer.next_epoch == recipe.epochs:
                 history.write_csv(records, history.history_file(folder, recipe.chapter))
-                checkpoints.save_weights(checkpoints.weights, trainer.headline.state_dict(), description)
+                checkpoints.save_weights(checkpoints.weights, weights, description)
                 with within.timed():
                     checkpoints.save(checkpoint())
     except (Stopped, TrainingError) as end:

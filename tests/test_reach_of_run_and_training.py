@@ -36,6 +36,15 @@ def folder_and_checkpoints(bench):
     assert saved == [2, 3]
 
 
+@reaches("weights_every")
+def weights_every(bench):
+    for every, kept in ((0, [1]), (2, [1, 2]), (1, [1, 2, 3])):
+        done = execute(bench.recipe(run=f"weights{every}", weights_every=every), Lines(), dataset=bench.dataset)
+        assert sorted(done.folder.glob("weights_after_epoch_*")) == [
+            done.folder / f"weights_after_epoch_{epoch}.safetensors" for epoch in kept
+        ]
+
+
 @reaches("log")
 def log(bench):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")

@@ -88,7 +88,7 @@ def answer(question: str, records: Path | None = None, overrides: list[str] = ()
     if question not in questions():
         hint = did_you_mean(question, tuple(questions())) or f"they are {', '.join(questions())}"
         raise SweepError(f"there is no question {question!r}; {hint}")
-    plan = read_plan(QUESTIONS / f"{question}.yaml", overrides)
+    plan = read_plan(QUESTIONS / f"{question}.yaml", overrides, to_train=False)
     folder = records or RECORDS / question
     return Answer(question, plan, read_runs(folder) if (folder / RUNS).exists() else [])
 

@@ -85,7 +85,7 @@ def _models(run: Run, others: dict[str, nn.Module]) -> dict[str, nn.Module]:
     device = run.trainer.device
     models = {f"after epoch {len(run.records)}": run.model}
     models |= {label: model.to(device) for label, model in others.items()}
-    early = Checkpoints(run.folder).early
+    early = Checkpoints(run.folder).weights_after(1)
     start = build_model(run.recipe, run.trainer.classes)
     begin_with(start, run.recipe.weights, run.recipe.vit.adapted)
     if early.exists() and len(run.records) > 1:

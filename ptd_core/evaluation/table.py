@@ -1,12 +1,10 @@
 """Evaluations with fewer tokens as rows: evaluation.csv, one row a run and way of evaluating, and a table of means."""
 
-import csv
 import math
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from ptd_core.errors import OutputError
-from ptd_core.records.history import write_rows
+from ptd_core.records.rows import read_table, write_table
 from ptd_core.records.statistics import spread
 
 FILE = "evaluation.csv"
@@ -51,21 +49,12 @@ class Row:
 
 def write(rows: list[Row], folder: Path) -> None:
     """Values read back exactly. Raises OutputError if it cannot be written."""
-    write_rows(folder / FILE, [field.name for field in fields(Row)], [list(astuple(row)) for row in rows])
+    write_table(rows, folder / FILE)
 
 
 def read(folder: Path) -> list[Row]:
     """Raises OutputError if the folder's evaluation.csv is not there or damaged."""
-    path = folder / FILE
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            found = [Row(**{field.name: _value(field.type, row[field.name]) for field in fields(Row)})
-                     for row in csv.DictReader(file)]  # fmt: skip
-        if not found:
-            raise ValueError("it has no rows")
-        return found
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise OutputError(f"{path}: cannot be read as a table of evaluations ({error})") from None
+    return read_table(Row, folder / FILE, "a table of evaluations")
 
 
 def lines(rows: list[Row]) -> dict[tuple[str, tuple[str, ...]], list[list[Row]]]:
@@ -121,7 +110,3 @@ def markdown(rows: list[Row]) -> str:
 
 def _number(value: float, form: str) -> str:
     return "" if math.isnan(value) else form.format(value)
-
-
-def _value(kind: type, text: str) -> str | int | float:
-    return math.nan if kind is float and text == "" else kind(text)

@@ -76,8 +76,7 @@ class Checkpoints:
     """The checkpoints in a run's folder.
 
     last: the newest. previous: the one before it. best: that of the epoch with the highest test accuracy, which no
-    headline comes from. weights: the headline weights after the last epoch that was saved, as safetensors; early:
-    those after the first epoch, to look back at.
+    headline comes from. weights: the headline weights after the last epoch that was saved, as safetensors.
     new: a checkpoint whose process was killed before it was renamed to `last`. damaged: one that was set aside.
     """
 
@@ -85,7 +84,11 @@ class Checkpoints:
         self.last, self.previous, self.best, self.new, self.damaged = (
             folder / f"{name}.pt" for name in ("last", "previous", "best", "new", "damaged")
         )
-        self.weights, self.early = folder / "weights.safetensors", folder / "weights_after_epoch_1.safetensors"
+        self.folder, self.weights = folder, folder / "weights.safetensors"
+
+    def weights_after(self, epochs: int) -> Path:
+        """The file of the headline weights after so many epochs, of which some are kept to look back at."""
+        return self.folder / f"weights_after_epoch_{epochs}.safetensors"
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Make `checkpoint` the last one. Until it has been read back, the last one before it stays what it was.

@@ -12,6 +12,9 @@
       steps: [all_tokens]
     seeds: [0, 1, 2]               # every cell is run once per seed
 
+In `weights`, {seed} stands for the run's seed, and runs/ is where this sweep's own runs are: what earlier runs learned
+can be what these begin with, seed by seed.
+
 A run is named after its base, its arm, its values of the factors and its seed:
 ptd_small_drop_final0.2_drop_block0_seed1. Arms of one name and content in two sweep files over one base are one run.
 Names that would be too long for a folder are cut, and end in a hash of the whole.
@@ -68,8 +71,10 @@ class Plan:
         return self.runs[0].recipe.device
 
 
-def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
+def read_plan(path: str | Path, overrides: list[str] = (), to_train: bool = True) -> Plan:
     """The runs of a sweep file; `overrides` are name=value texts that replace its fixed parameters.
+
+    to_train: False to look up what is recorded of them; files of weights to begin with need not be here then.
 
     Raises SweepError, or RecipeError for a run whose parameters are not allowed, which names the run.
     """
@@ -84,10 +89,10 @@ def read_plan(path: str | Path, overrides: list[str] = ()) -> Plan:
     for seed, base, arm in itertools.product(content.seeds, bases, content.arms or [""]):
         for values in itertools.product(*content.factors.values()):
             levels = dict(zip(content.factors, values))
-            fixed = content.fixed | content.arms.get(arm, {})
+            fixed = content.fixed | content.arms.get(arm, {}) | ({} if to_train else {"weights": ""})
             runs.append(_planned(path, base, arm, fixed, overrides, levels, seed, len(seed_text)))
             cells[base, arm, repr(levels)] = runs[-1].cell
-    _refuse_duplicates(path, runs)
+    _refuse_duplicates(path, runs, by_settings=to_train)
     for place in ("out_dir", "device"):
         found = sorted({getattr(run.recipe, place) for run in runs})
         if len(found) > 1:
@@ -130,6 +135,7 @@ def _planned(
         given = Recipe.from_yaml(base_path, overrides)
         values |= {name: getattr(given, name) for name in (text.partition("=")[0] for text in overrides)}
     values |= {**levels, "seed": seed, "run": ""}
+    values["weights"] = _weights(str(values["weights"]), seed, values["out_dir"])
     recipe = Recipe.from_values(
         values, source=f"{path}: {base} with {arm and f'arm {arm}, '}{_listed({**levels, 'seed': seed})}"
     )
@@ -139,6 +145,13 @@ def _planned(
         "_".join([stem, *filter(None, [arm]), *(f"{name}{value}" for name, value in levels.items())]), reserved
     )
     return PlannedRun(cell, levels, _placed(path, {**recipe.model_dump(), "run": f"{cell}_seed{seed}"}))
+
+
+def _weights(weights: str, seed: int, out_dir: str) -> str:
+    """The file that `weights` names for a seed, among the runs of this sweep's folder if it is there."""
+    named = weights.replace("{seed}", str(seed))
+    own = RunFolder("", out_dir).path.parent / named
+    return str(own) if named and own.is_file() else named
 
 
 def _fitting(name: str, reserved: int = 0) -> str:
@@ -162,14 +175,14 @@ def _placed(path: Path, values: dict[str, Any]) -> Recipe:
     return Recipe.from_values(values, source=f"{path}: the run {values['run']}")
 
 
-def _refuse_duplicates(path: Path, runs: list[PlannedRun]) -> None:
+def _refuse_duplicates(path: Path, runs: list[PlannedRun], by_settings: bool) -> None:
     names, known = set(), {}
     for run in runs:
         if run.name in names:
             raise SweepError(f"{path}: the run {run.name} is listed twice; every value, seed and base must differ")
         names.add(run.name)
         settings = json.dumps(run.recipe.settings(), sort_keys=True)
-        if settings in known:
+        if by_settings and settings in known:
             raise SweepError(f"{path}: {known[settings]} and {run.name} are the same run under two names")
         known[settings] = run.name
 

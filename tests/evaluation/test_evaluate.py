@@ -7,7 +7,7 @@ import pytest
 
 from ptd_core.cost import cost
 from ptd_core.errors import OutputError
-from ptd_core.evaluate import evaluate_runs, main
+from ptd_core.evaluate.__main__ import evaluate_runs, main
 from ptd_core.evaluation import table
 from ptd_core.machine.clock import Timing
 from ptd_core.run import execute

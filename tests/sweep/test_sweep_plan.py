@@ -199,6 +199,32 @@ def test_a_sweep_does_not_share_a_folder_with_a_run(sweep, tmp_path):
         read_plan(tmp_path / "absent.yaml")
 
 
+def test_weights_that_earlier_runs_of_each_seed_have_learned(sweep, tmp_path):
+    """{seed} is the run's own; runs/ is where this sweep writes; to read records none need be there."""
+    path = sweep("""
+        base: plain.yaml
+        arms:
+          fresh: {}
+          tuned: {weights: "runs/first_seed{seed}/weights.safetensors"}
+          same: {weights: "runs/first_seed0/weights.safetensors", lr: 0.5}
+        seeds: [0, 1]
+    """)
+    out = [f"out_dir={tmp_path / 'elsewhere'}"]
+    with pytest.raises(RecipeError, match=r"arm tuned, seed = 0.*first_seed0"):
+        read_plan(path, out)
+    files = [tmp_path / "elsewhere" / "runs" / f"first_seed{seed}" / "weights.safetensors" for seed in (0, 1)]
+    for number, file in enumerate(files):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bytes([number]))
+    found = {run.name: run.recipe.weights for run in read_plan(path, out).runs}
+    assert found == {
+        "plain_fresh_seed0": "", "plain_fresh_seed1": "", "plain_tuned_seed0": str(files[0]),
+        "plain_tuned_seed1": str(files[1]), "plain_same_seed0": str(files[0]), "plain_same_seed1": str(files[0]),
+    }  # fmt: skip
+    recorded = read_plan(path, to_train=False).runs
+    assert [run.name for run in recorded] == list(found) and {run.recipe.weights for run in recorded} == {""}
+
+
 def test_everything_that_decides_a_result_can_be_a_factor():
     later = {"model", "model_args", "weights", "label_column", "crop", "crop_scale_min", "crop_ratio_min",
              "crop_interpolation", "frozen_blocks", "accumulate_steps", "layer_decay"}  # fmt: skip
@@ -209,7 +235,7 @@ def test_everything_that_decides_a_result_can_be_a_factor():
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_shipped_sweeps(path):
     assert f"python -m ptd_core.sweep {path.relative_to(ROOT)}" in path.read_text()
-    plan = read_plan(path)
+    plan = read_plan(path, to_train=False)
     assert f"# {len(plan.runs)} runs" in path.read_text()
     seeds = {run.recipe.seed for run in plan.runs}  # every cell has all of them
     assert len(plan.runs) == len(seeds) * len({run.cell for run in plan.runs})

@@ -16,20 +16,15 @@ from ptd_core.errors import PTDError, RecipeError
 from ptd_core.evaluation import table
 from ptd_core.evaluation.policies import points, policies
 from ptd_core.evaluation.table import Row
+from ptd_core.evaluation.trained import HERE, trained_runs, with_data
 from ptd_core.evaluation.ways import rows_of
-from ptd_core.machine.device import resolve_device
 from ptd_core.progress import say
-from ptd_core.recipe import Recipe
-from ptd_core.records.cells import runs_by_cell
 from ptd_core.records.files import make_folder
-from ptd_core.records.run_record import refuse_other_data
 from ptd_core.run import load_weights
 from ptd_core.views.fewer_tokens import fewer_tokens_figure
 from ptd_core.views.style import save_figure
 
 KEEP = "1,.9,.8,.7,.6,.5,.4,.3"
-HERE = ("data_dir", "device", "precision", "attention", "download", "images", "cache_dir")  # settings of this machine
-DATA = ("dataset", "data_dir", "label_column", "image_size", "subset", "test_subset")  # say which images are read
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,21 +68,16 @@ def evaluate_runs(folders: list[Path], settings: list[str], images: int = 0, rou
         raise RecipeError("command line: keep is given twice; several are written keep=1,.5")
     here = [text for text in settings if text.partition("=")[0] in HERE]
     asked = [text for text in settings if text not in here and not text.startswith("keep=")]
-    planned = []
-    for cell, runs in runs_by_cell(folders).items():
-        for number, (folder, record) in enumerate(runs):
-            recipe = Recipe.from_values(record.recipe, source=str(folder)).overridden(here)
-            resolve_device(recipe.device)
-            ways = [point for policy in policies(recipe, asked) for point in points(policy, keeps[0].split(","))]
-            planned.append((cell, folder, record, recipe, ways, 0 if number else rounds))
-    rows, data = [], {}
-    for cell, folder, record, recipe, ways, rounds_here in planned:
-        key = tuple(getattr(recipe, name) for name in DATA)
-        if key not in data:
-            data = {key: recipe.load_dataset()}  # of runs in a row; no more than one data set is held
-        refuse_other_data(data[key].digest, record.data, folder)
-        found = rows_of(load_weights(folder, record), recipe, data[key], ways, images=images, rounds=rounds_here)
-        rows += [Row(run=record.run, cell=cell, seed=record.seed, **values) for values in found]
+    runs = trained_runs(folders, here)
+    ways = [
+        [point for policy in policies(run.recipe, asked) for point in points(policy, keeps[0].split(","))]
+        for run in runs
+    ]
+    rows = []
+    for (run, data), ways_of_run in zip(with_data(runs), ways):
+        vit = load_weights(run.folder, run.record)
+        found = rows_of(vit, run.recipe, data, ways_of_run, images=images, rounds=rounds if run.first else 0)
+        rows += [Row(run=run.record.run, cell=run.cell, seed=run.record.seed, **values) for values in found]
     return rows
 
 
