@@ -157,6 +157,42 @@ evidence.status(curriculum)
 evidence.differences(curriculum)
 
 # %% [markdown]
+# ## Does attention feed back on itself?
+#
+# Token drop trains a model on what its own attention keeps. If that made attention concentrate on ever the same tokens,
+# a token once dropped would never come back. So the weights after each epoch are asked, with all tokens, which ones
+# they would keep: those of a model trained with PTD, and those of one that never dropped any.
+
+# %%
+feedback = evidence.found("feedback", again)
+evidence.status(feedback)
+
+# %%
+evidence.attention(feedback, again)
+
+# %% [markdown]
+# ## Fewer tokens at evaluation
+#
+# Evaluation above uses all tokens. Trained models can also be evaluated on fewer, chosen by one score or another, or
+# merged: `python -m ptd_core.evaluate` does that to any run.
+
+# %%
+evidence.fewer_tokens()
+
+# %% [markdown]
+# ## Transfer
+#
+# A model that was trained with token drop may have learned something else. Its weights are fine-tuned on another
+# dataset, beside those of a model that saw all tokens, and beside one that begins with nothing learned.
+
+# %%
+transfer = evidence.found("transfer", again)
+evidence.status(transfer)
+
+# %%
+evidence.differences(transfer)
+
+# %% [markdown]
 # ## The claim ledger
 #
 # Every statement of the original's README: its results, the causes that it names, its limitations and its plans. What

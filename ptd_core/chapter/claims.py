@@ -7,6 +7,7 @@ logs of its runs (logged). CIFAR-100, 200 epochs, one seed. Verdicts are compute
 from dataclasses import dataclass
 
 from ptd_core.chapter.judging import Difference, Faster, Found, Interaction, Measured, Settled, Test, Untested
+from ptd_core.chapter.looking_again import Feedback, FewerTokens
 
 RESULT, CAUSE, LIMIT, FUTURE = "result", "cause", "limitation", "future work"
 _SMALL = "seed by seed on 10,000 images, 10 epochs:"
@@ -118,7 +119,7 @@ CLAIMS = (
         CAUSE,
         "Kept tokens draw ever more attention, and dropped ones never return",
         "",
-        Untested("the kept sets of successive epochs are not recorded yet; each pass chooses anew, so they can return"),
+        Feedback(),
     ),
     Claim(
         CAUSE,
@@ -190,13 +191,11 @@ CLAIMS = (
         FUTURE,
         "Fewer tokens at evaluation too",
         "",
-        Untested("python -m ptd_core.evaluate measures it for any run; not yet for runs of the evidence size"),
+        FewerTokens(),
     ),
     Claim(FUTURE, "A theory of why fewer tokens generalise", "", Untested("no experiment here decides it")),
-    Claim(
-        FUTURE, "Does attention feed back on itself", "", Untested("as above: kept sets by epoch are not recorded yet")
-    ),
-    Claim(FUTURE, "Transfer to other datasets", "", Untested("`weights` fine-tunes; no such run was made yet")),
+    Claim(FUTURE, "Does attention feed back on itself", "", Feedback()),
+    Claim(FUTURE, "Transfer to other datasets", "", Measured("transfer")),
 )
 
 

@@ -9,10 +9,14 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ptd_core.chapter.answers import QUESTIONS, Answer, answer, asked, questions
+from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions
 from ptd_core.chapter.claims import ledger_table
+from ptd_core.chapter.looking_again import FEWER
 from ptd_core.chapter.namespace import Names, given_values
 from ptd_core.errors import RecipeError, SweepError
+from ptd_core.evaluate.feedback import measure
+from ptd_core.evaluation import feedback
+from ptd_core.evaluation import table as table_of_evaluations
 from ptd_core.parameters import explain
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.records.cells import table
@@ -21,8 +25,13 @@ from ptd_core.records.folders import RunFolder
 from ptd_core.views.comparison import comparison_figure, where_run
 from ptd_core.views.effects import effects_figure
 from ptd_core.views.evidence import Arm, pays_figure
+from ptd_core.views.feedback import feedback_figure
+from ptd_core.views.fewer_tokens import fewer_tokens_figure
 
-__all__ = ["Again", "accuracies", "cells", "differences", "effects", "found", "ledger", "pays", "read_again", "status"]
+__all__ = [
+    "Again", "accuracies", "attention", "cells", "differences", "effects", "fewer_tokens", "found", "ledger", "pays",
+    "read_again", "status",
+]  # fmt: skip
 
 
 class Again(BaseModel):
@@ -119,6 +128,22 @@ def pays(one: Answer, control: str = "all_tokens") -> Figure | Markdown:
         if (cell := one.cell(name))
     ]  # fmt: skip
     return pays_figure(arms, where_run(one.cells)) if arms else _nothing(one)
+
+
+def attention(one: Answer, again: Again) -> Figure | Markdown:
+    """How class attention changed from epoch to epoch: in the runs just made, if feedback is run again."""
+    if one.question == again.question and not one.missing:
+        folders = [RunFolder(run.name, again.out_dir).path for run in one.plan.runs]
+        return feedback_figure(measure(folders, [f"data_dir={again.data_dir}"]))
+    published = (RECORDS / one.question / feedback.FILE).exists()
+    return feedback_figure(feedback.read(RECORDS / one.question)) if published else _nothing(one)
+
+
+def fewer_tokens() -> Figure | Markdown:
+    """Accuracy of trained models on fewer tokens than they are given."""
+    if not (FEWER / table_of_evaluations.FILE).exists():
+        return Markdown("*Nothing is recorded yet of models of this size on fewer tokens.*")
+    return fewer_tokens_figure(table_of_evaluations.read(FEWER))
 
 
 def ledger() -> Markdown:

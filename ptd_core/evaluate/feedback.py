@@ -1,10 +1,10 @@
 """python -m ptd_core.evaluate.feedback RUN_FOLDER ... [--keep SHARE] [--blocks 0,3] [data_dir=...]
 
-Attention after each epoch, of finished runs that kept the weights of their epochs (weights_every = 1): how concentrated class attention is, how
-much of the set of tokens that it would keep changes from epoch to epoch, and whether dropped tokens come back. All of
-them are asked for the same share of tokens on the same test images, whatever they were trained with. Runs that differ
-in their seed only are one row of the table; --to FOLDER writes feedback.csv and feedback.png. data_dir, images,
-cache_dir and device are taken too.
+Attention after each epoch, of finished runs that kept the weights of their epochs (weights_every = 1): how
+concentrated class attention is, how much of the set of tokens that it would keep changes from epoch to epoch, and
+whether dropped tokens come back. All of them are asked for the same share of tokens on the same test images, whatever
+they were trained with. Runs that differ in their seed only are one row of the table; --to FOLDER writes feedback.csv
+and feedback.png. data_dir, images, cache_dir and device are taken too.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from ptd_core.views.style import save_figure
 from ptd_core.vits.weights import begin_with
 
 KEEP = 0.65  # the published curriculum's last share
+IMAGES = 1000
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN_FOLDER|name=value", help="such as runs/evidence_ptd_seed0")
     parser.add_argument("--keep", type=float, default=KEEP, help=f"share of the patch tokens; by default {KEEP}")
     parser.add_argument("--blocks", default="", help="such as 0,3; by default the first and the last")
-    parser.add_argument("--images", type=int, default=1000, help="test images, class-balanced; 0: all")
+    parser.add_argument("--images", type=int, default=IMAGES, help="test images, class-balanced; 0: all")
     parser.add_argument("--to", type=Path, help="folder for feedback.csv and feedback.png")
     options = parser.parse_args(arguments)
     if not 0 < options.keep < 1 or options.images < 0:
@@ -60,7 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def measure(folders: list[Path], settings: list[str], keep: float, blocks: str, images: int) -> list[Row]:
+def measure(
+    folders: list[Path], settings: list[str], keep: float = KEEP, blocks: str = "", images: int = IMAGES
+) -> list[Row]:
     """Rows of finished runs: one a run, block and epoch after which its weights were kept, and one before training.
 
     settings: name=value texts of this machine. keep: share of the patch tokens. blocks: numbers joined by commas; "":

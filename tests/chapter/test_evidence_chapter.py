@@ -7,7 +7,7 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from ptd_core.chapter.answers import answer
+from ptd_core.chapter.answers import RECORDS, answer
 from ptd_core.chapter.evidence import Again, read_again
 from ptd_core.chapter.judging import VERDICTS
 from ptd_core.chapter.namespace import names
@@ -43,11 +43,14 @@ def test_it_shows_what_is_published(tmp_path):
     outputs = executed(tmp_path)
     texts = shown(outputs, "text/markdown")
     questions = [text for text in texts if text.startswith("```text\n")]
-    assert len(questions) == 7 and all(text.endswith("runs are recorded.") for text in questions)
+    assert len(questions) == 9 and all(text.endswith("runs are recorded.") for text in questions)
     (ledger,) = [text for text in texts if "| verdict |" in text and "original" in text]
     assert all(line.rsplit(" | ", 1)[1].removesuffix(" |") in VERDICTS for line in ledger.splitlines()[2:])
-    drawn = sum(bool(answer(name).effects) for name in ("own_effect", "direction", "scores", "place", "curriculum"))
-    assert len(shown(outputs, "image/png")) == drawn + bool(answer("control").runs) + bool(answer("direction").runs)
+    with_effects = ("own_effect", "direction", "scores", "place", "curriculum", "transfer")
+    drawn = sum(bool(answer(name).effects) for name in with_effects)
+    drawn += sum(bool(answer(name).runs) for name in ("control", "direction"))
+    drawn += sum((RECORDS / name).exists() for name in ("feedback/feedback.csv", "fewer_tokens/evaluation.csv"))
+    assert len(shown(outputs, "image/png")) == drawn
 
 
 @pytest.mark.slow

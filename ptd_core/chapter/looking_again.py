@@ -1,0 +1,73 @@
+"""Claims that are decided by looking again at trained models: their attention after each epoch, and fewer tokens at
+evaluation. Rows are those of `evaluation.feedback` and `evaluation.table`, published under figures/evidence."""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from ptd_core.chapter.answers import BASE, RECORDS
+from ptd_core.chapter.judging import MEASURED, NOT_TESTED, Found
+from ptd_core.evaluation import feedback, table
+from ptd_core.records.statistics import t_interval
+
+FEEDBACK, FEWER = RECORDS / "feedback", RECORDS / "fewer_tokens"
+_BLOCK = 0  # the block that drops tokens in the evidence's PTD
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Whether training on kept tokens concentrates attention on them, and whether dropped ones come back.
+
+    The verdict: concentration is Student's interval of the paired difference of `on_kept` after the last epoch, PTD
+    minus all tokens; a return is any token that was dropped after one epoch of PTD's dropping and kept after the next.
+    """
+
+    folder: Path = FEEDBACK
+
+    def found(self) -> Found:
+        if not (self.folder / feedback.FILE).exists():
+            return Found(NOT_TESTED, "no records yet; parameters/sweeps/evidence/feedback.yaml asks")
+        rows = [row for row in feedback.read(self.folder) if row.block == _BLOCK]
+        last = max(row.epoch for row in rows)
+        ours, theirs = (
+            {row.seed: row for row in rows if row.run.startswith(f"{BASE}{arm}_seed") and row.epoch == last}
+            for arm in ("ptd", "all_tokens")
+        )
+        seeds = sorted(set(ours) & set(theirs))
+        if len(seeds) < 2:
+            return Found(NOT_TESTED, f"{len(seeds)} seeds in common; an interval needs two")
+        low, high = t_interval([100 * (ours[seed].on_kept - theirs[seed].on_kept) for seed in seeds])
+        dropping = [row for row in rows if row.run.startswith(f"{BASE}ptd_seed") and row.trained_with < row.tokens]
+        returned = statistics.mean(row.returned for row in dropping)
+        verdict = ("refuted", "holds in part", "holds")[(low > 0) + (returned == 0)]
+        chance = ours[seeds[0]].kept / ours[seeds[0]].tokens
+        return Found(
+            verdict,
+            f"attention on the kept tokens {(low + high) / 2:+.1f} points against a model trained with all tokens "
+            f"({low:+.1f} to {high:+.1f}, n = {len(seeds)}); while tokens are dropped {100 * returned:.0f} % of the "
+            f"dropped ones are kept an epoch later (by chance {100 * chance:.0f} %)",
+        )
+
+
+@dataclass(frozen=True)
+class FewerTokens:
+    """What half of the tokens at evaluation cost models that were trained with all tokens, and with PTD."""
+
+    folder: Path = FEWER
+
+    def found(self) -> Found:
+        if not (self.folder / table.FILE).exists():
+            return Found(NOT_TESTED, "python -m ptd_core.evaluate measures it; no records of the evidence size yet")
+        rows = [row for row in table.read(self.folder) if row.score in ("", "class_attention")]
+        most = max(row.kept for row in rows)
+        said = []
+        for arm, words in (("all_tokens", "all tokens"), ("ptd", "PTD")):
+            of_arm = [row for row in rows if row.run.startswith(f"{BASE}{arm}_seed")]
+            whole = {row.seed: row.accuracy for row in of_arm if row.kept == most}
+            half = {row.seed: row.accuracy for row in of_arm if row.kept == most // 2 and row.method == "token_drop"}
+            losses = [half[seed] - whole[seed] for seed in sorted(half)]
+            if losses:
+                mean = statistics.mean(losses)
+                interval = "" if len(losses) < 2 else "{:+.2f} to {:+.2f}, ".format(*t_interval(losses))
+                said.append(f"trained with {words} {mean:+.2f} points ({interval}n = {len(losses)})")
+        return Found(MEASURED, f"half of the tokens by class attention: {'; '.join(said)}")

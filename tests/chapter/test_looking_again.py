@@ -1,0 +1,73 @@
+"""Verdicts from models that were looked at again: attention after each epoch, fewer tokens at evaluation."""
+
+import dataclasses
+import math
+import statistics
+
+import pytest
+
+from ptd_core.chapter.looking_again import Feedback, FewerTokens
+from ptd_core.evaluation import feedback, table
+
+
+def attention_rows(on_kept, returned, seeds=3, epochs=4):
+    """Rows of two arms: `on_kept` of PTD's last epoch above that of all tokens, which have 0.7; PTD drops from epoch 3
+    on, and before that everything comes back."""
+    rows = []
+    for arm, more in (("all_tokens", 0.0), ("ptd", on_kept)):
+        for seed in range(seeds):
+            for epoch in range(epochs + 1):
+                dropping = arm == "ptd" and epoch >= 3
+                rows.append(feedback.Row(
+                    run=f"evidence_{arm}_seed{seed}", cell=f"evidence_{arm}_seed0", seed=seed, epoch=epoch,
+                    trained_with=41 if dropping else 64, block=0, kept=41, tokens=64, images=10, entropy=0.9,
+                    on_kept=0.7 + (more + 0.001 * seed if epoch == epochs and arm == "ptd" else 0.0),
+                    changed=math.nan if epoch == 0 else 0.1, until_end=0.1,
+                    returned=math.nan if epoch == 0 else returned if dropping else 1.0, torch="2", commit="abc",
+                ))  # fmt: skip
+    late = [dataclasses.replace(row, block=3, on_kept=0.0, returned=1.0) for row in rows]
+    return rows + late
+
+
+@pytest.mark.parametrize(
+    ("on_kept", "returned", "verdict"),
+    [(0.1, 0.2, "holds in part"), (0.1, 0.0, "holds"), (-0.1, 0.2, "refuted"), (-0.1, 0.0, "holds in part")],
+)
+def test_a_verdict_needs_concentration_and_no_return(tmp_path, on_kept, returned, verdict):
+    feedback.write(attention_rows(on_kept, returned), tmp_path)
+    found = Feedback(tmp_path).found()
+    mean = statistics.mean(100 * (on_kept + 0.001 * seed) for seed in range(3))
+    assert found.verdict == verdict and f"{mean:+.1f} points" in found.text and "n = 3" in found.text
+    assert f"{100 * returned:.0f} % of the dropped ones" in found.text and "by chance 64 %" in found.text
+
+
+def test_one_seed_decides_nothing(tmp_path):
+    feedback.write(attention_rows(0.1, 0.2, seeds=1), tmp_path)
+    assert Feedback(tmp_path).found().verdict == "not tested"
+
+
+def evaluated(arm, seed, kept, accuracy, score="class_attention", method="token_drop"):
+    return table.Row(
+        run=f"evidence_{arm}_seed{seed}", cell=f"evidence_{arm}_seed0", seed=seed, method=method, score=score,
+        choice="top", fate="discard", attended="all", blocks="0", kept=kept, images=10, accuracy=accuracy, loss=1.0,
+        object_kept=math.nan, images_per_second=math.nan, faster=math.nan, predicted=1.0, precision="fp32",
+        device="D", torch="2", commit="abc",
+    )  # fmt: skip
+
+
+def test_half_of_the_tokens_is_compared_with_all_seed_by_seed(tmp_path):
+    rows = [
+        evaluated(arm, seed, kept, 40.0 + seed - (64 - kept) / 32 * cost)
+        for arm, cost in (("all_tokens", 3.0), ("ptd", 1.0))
+        for seed in (0, 1)
+        for kept in (64, 32, 16)
+    ]
+    rows += [evaluated("ptd", 0, 32, 0.0, score="random"), evaluated("ptd", 0, 32, 0.0, score="", method="tome")]
+    table.write(rows, tmp_path)
+    verdict, text = FewerTokens(tmp_path).found()
+    assert verdict == "measured" and "all tokens -3.00 points (-3.00 to -3.00, n = 2)" in text
+    assert "PTD -1.00 points (-1.00 to -1.00, n = 2)" in text
+
+
+def test_without_records_it_is_not_tested(tmp_path):
+    assert {test(tmp_path).found().verdict for test in (Feedback, FewerTokens)} == {"not tested"}
