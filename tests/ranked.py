@@ -97,7 +97,8 @@ def run_and_watch(ranks, recipe):
 
 def normalise_a_shard(ranks, norm, images, weights):
     """A training step's output, statistics and gradients of `norm` over all processes, for this one's shard."""
-    shared = GlobalBatchNorm2d.like(norm)
+    (shared,) = ranks.global_batch_norm(nn.Sequential(norm))
+    assert type(shared) is GlobalBatchNorm2d and shared.state_dict().keys() == norm.state_dict().keys()
     shard = ranks.shard(images).clone().requires_grad_()
     out = shared(shard)
     (out * ranks.shard(weights)).sum().backward()

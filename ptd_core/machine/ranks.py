@@ -143,11 +143,14 @@ class Ranks:
         return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
     def global_batch_norm(self, model: nn.Module) -> nn.Module:
-        """The model with batch norm over the shards of all processes; the state dict stays the same."""
+        """The model with batch norm over the shards of all processes; the state dict stays the same.
+
+        Also timm's batch norm with an activation, which some of its stems have.
+        """
         if self.size > 1:
             for parent in list(model.modules()):
                 for name, child in parent.named_children():
-                    if type(child) is nn.BatchNorm2d:
+                    if isinstance(child, nn.BatchNorm2d):
                         setattr(parent, name, GlobalBatchNorm2d.like(child))
         return model
 
@@ -182,14 +185,16 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d) -> "GlobalBatchNorm2d":
-        """One with the settings, parameters and statistics of `norm`."""
+        """One with the settings, parameters and statistics of `norm`, and with what that does after normalising."""
         made = cls(norm.num_features, norm.eps, norm.momentum)
         made.load_state_dict(norm.state_dict())
+        made.after = nn.Sequential(*(getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)))
         return made
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
+        return self.after(self._normalised(x) if self.training else super().forward(x))
+
+    def _normalised(self, x: Tensor) -> Tensor:
         exact, axes = x.float(), (0, 2, 3)
         mean = _mean_over_ranks(exact.mean(axes))[:, None, None]
         variance = _mean_over_ranks((exact - mean).square().mean(axes))

@@ -16,6 +16,7 @@ from conftest import TINY, equal, without_clocks
 from patience import PATIENCE
 from ranked import normalise_a_shard, run_and_watch, run_in_pieces, together
 from safetensors.torch import load_file
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from ptd_core.__main__ import main
@@ -146,10 +147,11 @@ def test_each_process_and_each_step_has_draws_of_its_own(tiny):
             assert agreement == pytest.approx(chance, abs=0.2)
 
 
-def test_batch_norm_over_processes_is_that_of_the_whole_batch():
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])
+def test_batch_norm_over_processes_is_that_of_the_whole_batch(kind):
     torch.manual_seed(0)
     images, weights = torch.randn(6, 3, 1, 2) * 2 + 1, torch.randn(6, 3, 1, 2)
-    norm = nn.BatchNorm2d(3, eps=1e-3, momentum=0.3)
+    norm = kind(3, eps=1e-3, momentum=0.3)
     nn.init.normal_(norm.weight)
     parts = together(normalise_a_shard, norm, images, weights)
     whole = images.clone().requires_grad_()
