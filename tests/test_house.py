@@ -92,15 +92,17 @@ def test_the_library_needs_no_extra():
     assert result.stdout.strip() == "True", result.stderr
 
 
-def test_chapters_need_the_extra_of_the_book_alone():
-    """All of them: one that reads a sweep's plan needs no Dask; running a sweep says what it needs."""
+def test_chapters_need_the_extra_of_the_book_alone(tmp_path):
+    """All of them: one that reads a sweep's plan needs no Dask; running a sweep through it says what it needs."""
     code = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(['distributed', 'dask', 'bokeh']))\n"
         "from ptd_core.chapter import evidence, notebook, space, widgets, your_vit\n"
         "evidence.answer('place')\n"
-        "import ptd_core.sweep.__main__\n"
+        "from ptd_core.sweep.__main__ import main\n"
+        f"sys.exit(main(['parameters/sweeps/small_cells.yaml', 'out_dir={tmp_path}']))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stderr.strip().endswith("sweeps need Dask, the extra `sweep`: pip install -e '.[sweep]'")
-    assert "line 5, in <module>" in result.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("SweepError: sweeps need Dask, the extra `sweep` (pip install -e '.[sweep]'")
+    assert "--processes N does without" in result.stderr

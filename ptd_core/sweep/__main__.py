@@ -1,4 +1,4 @@
-"""python -m ptd_core.sweep SWEEP.yaml [name=value ...]: many runs, each one task of Dask.
+"""python -m ptd_core.sweep SWEEP.yaml [name=value ...]: many runs, each one task of Dask, or each one process.
 
 All runs are checked before the first one starts. Finished ones, whose checkpoints are here, are skipped; one that was
 stopped, or whose worker was lost, is resumed from its last checkpoint; one that fails does not hold up the others. See
@@ -6,37 +6,26 @@ parameters/sweeps/README.md for clusters.
 """
 
 import argparse
-import queue
 import signal
 import sys
 import time
-import traceback
-import uuid
 from collections.abc import Callable
-
-try:
-    from distributed import Client, Future
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "sweeps need Dask, the extra `sweep`: pip install -e '.[sweep]'", name=error.name
-    ) from None
 
 from ptd_core.errors import PTDError, SweepError
 from ptd_core.progress import duration, say
 from ptd_core.records.cells import mark_unfinished
-from ptd_core.sweep.cluster import RESOURCE, local_client, remote_client, workers_with_a_device
-from ptd_core.sweep.plan import Plan, PlannedRun, read_plan
+from ptd_core.sweep.outcome import Outcome, finished
+from ptd_core.sweep.plan import Plan, read_plan
+from ptd_core.sweep.processes import run_processes
 from ptd_core.sweep.report import save_tables
-from ptd_core.sweep.task import Outcome, Task, finished, run_task
-
-PATIENCE = 30  # seconds without any message after which to look whether a worker is there at all
-NO_WORKER = "waiting: no worker has the resource device=1; parameters/sweeps/README.md says how to start one"
-
-Show = Callable[[PlannedRun | None, dict], None]
+from ptd_core.sweep.terminal import Terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_intermixed_args(arguments)  # options before or after name=value
+    parser = _parser()
+    options = parser.parse_intermixed_args(arguments)  # options before or after name=value
+    if options.processes and (options.scheduler or options.workers or options.notebooks):
+        parser.error("--processes is without Dask: --scheduler, --workers and --notebooks do not go with it")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end politely: as Ctrl-C does
     try:
         plan = read_plan(options.sweep, options.overrides)
@@ -69,16 +58,11 @@ def _sweep(plan: Plan, done: dict[str, Outcome], options: argparse.Namespace) ->
     plan.folder.create()  # one that cannot be written is refused before anything is trained
     if waiting:
         mark_unfinished(plan.folder.path, [run.name for run in waiting])  # tables of an earlier call lack these
-        if options.scheduler:
-            context = remote_client(options.scheduler)
+        show = Terminal(waiting, options.quiet)
+        if options.processes:
+            outcomes = run_processes(waiting, options.processes, options.threads, show)
         else:
-            count = options.workers and min(options.workers, len(waiting))
-            context = local_client(plan.device, count, options.threads, options.allowed_failures)
-        with context as client:
-            found = workers_with_a_device(client)
-            say(f"cluster  {found} workers with a device; dashboard {client.dashboard_link}")
-            show = _Terminal(waiting, options.quiet)
-            outcomes = run_all(client, waiting, show, threads=options.threads, notebooks=options.notebooks)
+            outcomes = _with_dask()(plan, waiting, options, show)
         done |= {name: outcome for name, outcome in outcomes.items() if outcome.record}
         failures = {name: outcome.failure for name, outcome in outcomes.items() if not outcome.record}
     if done:
@@ -88,6 +72,17 @@ def _sweep(plan: Plan, done: dict[str, Outcome], options: argparse.Namespace) ->
     for name, failure in failures.items():
         print(f"failed   {name}: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _with_dask() -> Callable[..., dict[str, Outcome]]:
+    """`tasks.run_as_tasks`. Raises SweepError where Dask is not installed."""
+    try:
+        from ptd_core.sweep.tasks import run_as_tasks
+    except ModuleNotFoundError as error:
+        raise SweepError(
+            f"sweeps need Dask, the extra `sweep` (pip install -e '.[sweep]'; {error}); --processes N does without"
+        ) from None
+    return run_as_tasks
 
 
 def _save_tables(plan: Plan, done: dict[str, Outcome]) -> int:
@@ -100,112 +95,6 @@ def _save_tables(plan: Plan, done: dict[str, Outcome]) -> int:
     return 0
 
 
-def run_all(
-    client: Client,
-    runs: list[PlannedRun],
-    show: Show,
-    *,
-    threads: int = 1,
-    notebooks: bool = False,
-) -> dict[str, Outcome]:
-    """Each run as one task of the client's cluster; the outcomes by name of run.
-
-    show: called with a run and its event (see `task`; its outcome's kind is "done" or "failed"), and with None and
-    a remark where no run is meant. Called off (KeyboardInterrupt), it calls the tasks off too: they stop between two
-    steps.
-    """
-    session = uuid.uuid4().hex[:8]
-    topic = f"ptd-sweep-{session}"
-    by_name = {run.name: run for run in runs}
-    messages: queue.Queue[dict | Future] = queue.Queue()
-    client.subscribe_topic(topic, lambda event: messages.put(event[1]))
-    futures = {}
-    outcomes: dict[str, Outcome] = {}
-    try:
-        for place, run in enumerate(runs):
-            task = Task(run.recipe.model_dump(), topic, threads, notebooks)
-            key = ("run", run.name, session)  # one prefix: Dask then knows how long runs take
-            future = client.submit(run_task, task, key=key, pure=False, resources=RESOURCE, priority=-place)
-            futures[future] = run
-            future.add_done_callback(messages.put)
-        while len(outcomes) < len(runs):
-            try:
-                message = messages.get(timeout=PATIENCE)
-            except queue.Empty:
-                if not workers_with_a_device(client):
-                    show(None, {"text": NO_WORKER})
-                continue
-            if isinstance(message, dict):
-                show(by_name[message["run"]], message)
-                continue
-            run = futures[message]
-            outcome = outcomes[run.name] = _outcome(message)
-            kind = "done" if outcome.record else "failed"
-            show(run, {"kind": kind, "text": outcome.failure, "record": outcome.record})
-    except BaseException:
-        client.cancel(list(futures))
-        raise
-    finally:
-        client.unsubscribe_topic(topic)
-    return outcomes
-
-
-def _outcome(future: Future) -> Outcome:
-    """What became of a task, also where it has not handed anything back."""
-    if future.status == "finished":
-        outcome = future.result()
-        return outcome if outcome.record or outcome.failure else Outcome(failure="was called off by another client")
-    if future.status == "error":
-        error = future.exception()
-        trace = "".join(traceback.format_exception(error)) if not isinstance(error, PTDError) else ""
-        return Outcome(failure=f"{type(error).__name__}: {error}\n{trace}".rstrip())
-    return Outcome(failure=f"the scheduler dropped it ({future.status})")
-
-
-class _Terminal:
-    """One line per epoch and per finished run, with the share of the sweep's epochs that are done."""
-
-    def __init__(self, runs: list[PlannedRun], quiet: bool):
-        self.epochs = dict.fromkeys((run.name for run in runs), 0)  # done, of each run
-        self.total = sum(run.recipe.epochs for run in runs)
-        self.started: set[str] = set()
-        self.width = max(map(len, self.epochs))
-        self.quiet = quiet
-        self.began, self.seen = time.perf_counter(), 0  # epochs seen since then
-
-    def left(self) -> str:
-        """The time that the other epochs will take, if they take what those until now took."""
-        remaining = self.total - sum(self.epochs.values())
-        if not self.seen or not remaining:
-            return ""
-        return f"; about {duration((time.perf_counter() - self.began) / self.seen * remaining)} left"
-
-    def __call__(self, run: PlannedRun | None, event: dict) -> None:
-        if run is None:
-            say(event["text"])
-            return
-        text = event["text"]
-        if event["kind"] == "starts" and run.name in self.started:
-            text = f"its worker was lost; resumed: {text}"
-        elif event["kind"] == "epoch":
-            self.epochs[run.name] = event["epoch"] + 1
-            self.seen += 1
-        elif event["kind"] == "done":
-            self.epochs[run.name] = run.recipe.epochs
-            results, times = event["record"].results, event["record"].times
-            text = (
-                f"done: test accuracy {results.test_accuracy:.2f} %, "
-                f"{duration(times.train_seconds + times.eval_seconds)}{self.left()}"
-            )
-        elif event["kind"] == "failed":
-            text = f"failed: {text}"
-        if event["kind"] == "starts":
-            self.started.add(run.name)
-        if not self.quiet or event["kind"] in ("done", "failed"):
-            share = f"{sum(self.epochs.values())}/{self.total}".rjust(2 * len(str(self.total)) + 1)
-            say(f"{share}  {run.name.ljust(self.width)}  {text}")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ptd_core.sweep", description=__doc__)
     add = parser.add_argument
@@ -215,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--tables", action="store_true", help="write the tables of the runs that are finished so far, and stop")
     add("--scheduler", metavar="ADDRESS", help="use the cluster of this Dask scheduler, tcp://HOST:PORT")
     add("--workers", type=_positive, metavar="N", help="workers on this machine; default: one a device, or one a core")
+    add("--processes", type=_positive, metavar="N",
+        help="without Dask: N runs at once on this machine, also on one device that they share")  # fmt: skip
     add("--threads", type=_positive, default=1, metavar="N", help="torch threads of a run; default: 1")
     add("--allowed-failures", type=_positive, default=5, metavar="N",
         help="lost workers after which a run is given up, on this machine; default: 5")  # fmt: skip

@@ -5,8 +5,7 @@ a recipe's values go in, a run's records come out, and an event per epoch goes t
 """
 
 import os
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from distributed import Reschedule, Status, Worker, get_worker
@@ -16,11 +15,10 @@ from ptd_core.machine.device import describe_device, resolve_device
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
-from ptd_core.records import history
 from ptd_core.records.folders import RunFolder
 from ptd_core.records.history import EpochRecord
-from ptd_core.records.run_record import RunRecord, refuse_other_settings
 from ptd_core.run import execute
+from ptd_core.sweep.outcome import Outcome, executed_chapter, finished
 
 # The lines of progress.describe, and the estimate: alike for all seeds of a cell, and too many for one terminal.
 _OPENING = ("run ", "data ", "model ", "device ", "tokens ", "estimate ")
@@ -35,15 +33,6 @@ class Task:
     topic: str
     threads: int
     notebook: bool
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What it hands back: what a finished run recorded, or why there is nothing, or neither if it was called off."""
-
-    record: RunRecord | None = None
-    epochs: list[EpochRecord] = field(default_factory=list)
-    failure: str = ""
 
 
 def run_task(task: Task) -> Outcome:
@@ -72,21 +61,6 @@ def run_task(task: Task) -> Outcome:
         return Outcome()
 
 
-def finished(recipe: Recipe, notebook: bool) -> Outcome | None:
-    """What a run recorded if it is done and its checkpoint is here (its executed chapter too, if wanted), else None.
-
-    Raises OutputError if the folder holds another recipe's run, or a damaged record.
-    """
-    folder = RunFolder(recipe.run_name, recipe.out_dir)
-    record = RunRecord.read(folder.path)
-    if record is None:
-        return None
-    refuse_other_settings(recipe.settings(), record.recipe, folder.path)
-    if not folder.finished or (notebook and not _executed_chapter(recipe).exists()):
-        return None
-    return Outcome(record, history.read_csv(history.history_file(folder.path, record.chapter)))
-
-
 def _the_device(recipe: Recipe) -> str:
     """The device in words. Raises DeviceError if it is absent or if it is not clear which one is meant."""
     device = resolve_device(recipe.device)
@@ -99,10 +73,6 @@ def _the_device(recipe: Recipe) -> str:
     return describe_device(device) + (f" (CUDA device {visible})" if device.type == "cuda" and visible else "")
 
 
-def _executed_chapter(recipe: Recipe) -> Path:
-    return RunFolder(recipe.run_name, recipe.out_dir).path / f"{recipe.chapter}.ipynb"
-
-
 def _execute_chapter(recipe: Recipe) -> Outcome:
     """The chapter with this recipe, by papermill. The notebook stands under its final name only once it is whole."""
     import papermill
@@ -111,7 +81,7 @@ def _execute_chapter(recipe: Recipe) -> Outcome:
     if not chapter.exists():
         raise OutputError(f"{chapter}: is not there; executed notebooks need a checkout of the project on the worker")
     RunFolder(recipe.run_name, recipe.out_dir).create()
-    whole = _executed_chapter(recipe)
+    whole = executed_chapter(recipe)
     unfinished = whole.with_suffix(".unfinished.ipynb")
     try:
         papermill.execute_notebook(

@@ -29,10 +29,11 @@ from ptd_core.records.folders import RunFolder
 from ptd_core.records.statistics import mean_and_sd
 from ptd_core.run import execute
 from ptd_core.sweep import cluster as sweep_cluster
-from ptd_core.sweep.__main__ import main, run_all
+from ptd_core.sweep.__main__ import main
 from ptd_core.sweep.cluster import local_client, worker_environments
+from ptd_core.sweep.outcome import finished
 from ptd_core.sweep.plan import read_plan
-from ptd_core.sweep.task import finished
+from ptd_core.sweep.tasks import run_all
 
 EPOCHS = 6  # enough of them that a worker killed after the first is killed in the middle
 TIMES = [name for name in history.FIELDS if "second" in name]
