@@ -56,7 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.only:
         if name not in report["sections"]:
             start = time.perf_counter()
-            report["sections"][name] = SECTIONS[name](work, options.rounds)
+            try:
+                report["sections"][name] = SECTIONS[name](work, options.rounds)
+            except PTDError as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr)
+                return 2
             report["section_seconds"][name] = time.perf_counter() - start
             report["finished"] = name == options.only[-1]
             write_report(folder, report)

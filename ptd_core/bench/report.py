@@ -21,6 +21,8 @@ _COLUMNS = {  # heading and format, in the order of a table
     "share": ("share", "{:.1%}"),
     "microseconds_per_image": ("an image", "{:.1f} us"),
     "seconds_per_image": ("an image", "{:.4g} s"),
+    "device_error": ("relative error here", "{:.2g}"),
+    "cpu_error": ("on the CPU", "{:.2g}"),
     "peak_bytes": ("peak", "{:,} bytes"),
     "auto": ("auto", "{}"),
 }

@@ -6,6 +6,7 @@ import functools
 import torch
 
 from ptd_core.bench.accounts import augmentation, ledger, memory
+from ptd_core.bench.agreement import agreement
 from ptd_core.bench.apart import Apart
 from ptd_core.bench.candidates import PEER_RATIOS, candidates
 from ptd_core.bench.space import space
@@ -130,6 +131,7 @@ def growth(work: Workload, rounds: int) -> list[dict]:
 
 
 SECTIONS = {
+    "agreement": agreement,
     "paths": paths, "steps": steps, "lengths": lengths, "peers": peers, "ledger": ledger,
     "augmentation": augmentation, "memory": memory, "growth": growth,
     "space": space,
