@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import run_module
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -222,10 +223,8 @@ def test_parameter_twice_on_the_command_line_is_refused(tmp_path):
 def test_true_command_line_prints_no_traceback(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_bytes(b"epochs: 3\nseed: " + b"9" * 5000)
-    for arguments in ([path], [b"\xff\xfe.yaml", "epochs=" + "9" * 5000]):
-        result = subprocess.run(
-            [sys.executable, "-m", "ptd_core", *arguments], cwd=ROOT, capture_output=True, text=True
-        )
+    anew = [sys.executable, "-m", "ptd_core", b"\xff\xfe.yaml", "epochs=" + "9" * 5000]
+    for result in (run_module("ptd_core", path), subprocess.run(anew, cwd=ROOT, capture_output=True, text=True)):
         assert result.returncode == 2 and result.stdout == ""
         assert result.stderr.startswith("RecipeError: ") and result.stderr.count("\n") == 1
 

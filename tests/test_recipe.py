@@ -1,10 +1,8 @@
 """Parameters: what is refused, with which words, and that files, chapters and command line mean the same."""
 
-import subprocess
-import sys
-
 import pytest
 import yaml
+from forked import run_module
 
 from ptd_core.errors import RecipeError
 from ptd_core.paths import PROJECT_ROOT as ROOT
@@ -253,7 +251,7 @@ def test_fingerprint_ignores_places_and_devices_only():
 def test_command_line_refuses_before_reading_data(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("dataset: cifar100\ndata_dir: /nowhere\ndrop_finl: 0.3\n")
-    result = subprocess.run([sys.executable, "-m", "ptd_core", path], capture_output=True, text=True)
+    result = run_module("ptd_core", path)
     assert result.returncode == 2
     assert "did you mean drop_final" in result.stderr
     assert "Traceback" not in result.stderr and result.stderr.count("\n") == 1
