@@ -2,20 +2,22 @@
 
 import functools
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from forked import server
+from patience import PATIENCE
 
 from ptd_core import trainer
 from ptd_core.bench import __main__ as bench
-from ptd_core.bench import accounts
+from ptd_core.bench import accounts, apart
 from ptd_core.bench.candidates import candidates
 from ptd_core.bench.memory import peak_of
 from ptd_core.bench.plain import plain_step
@@ -140,7 +142,10 @@ def test_a_step_of_the_workload_is_the_trainers(tiny):
         assert torch.equal(mine, theirs)
 
 
-def test_bench_leaves_a_report(tmp_path, capsys):
+def test_bench_leaves_a_report(tmp_path, capsys, monkeypatch):
+    # Its report alone: the processes of peers are forked, not started anew.
+    forking = SimpleNamespace(get_context=lambda how: server(), parent_process=multiprocessing.parent_process)
+    monkeypatch.setattr(apart, "multiprocessing", forking)
     folder = tmp_path / "report"
     sections = ["steps", "peers", "augmentation"]
     assert bench.main(["--only", *sections, "--rounds", "2", "--to", str(folder), *TINY]) == 0
@@ -196,8 +201,10 @@ def test_a_stopped_bench_goes_on_after_its_last_section(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_paths_are_measured_once_each_and_none_falls_back_to_eager(tmp_path):
+def test_paths_are_measured_once_each_and_none_falls_back_to_eager(tmp_path, monkeypatch):
     torch._dynamo.reset()
+    compile = torch.compile  # what Inductor makes of the graphs is not asked here
+    monkeypatch.setattr(torch, "compile", lambda model, mode=None: compile(model, backend="aot_eager"))
     torch._dynamo.utils.counters.clear()
     settings = [word for word in TINY if not word.startswith("compilation")]
     assert bench.main(["--only", "paths", "--rounds", "1", "--to", str(tmp_path), *settings]) == 0
@@ -216,18 +223,20 @@ def test_bad_requests_are_refused(capsys):
     assert "at least 1" in capsys.readouterr().err
 
 
+def wait_with_a_case(number):
+    """A bench that has started the process of a case, tells its number, and waits."""
+    number.put(apart.one_process().submit(os.getpid).result())
+    time.sleep(3600)
+
+
 def test_a_killed_bench_leaves_no_process_behind():
-    code = (
-        "import os, time\n"
-        "from ptd_core.bench.apart import one_process\n"
-        "print(one_process().submit(os.getpid).result(), flush=True)\n"
-        "time.sleep(600)\n"
-    )
-    bench = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    child = int(bench.stdout.readline())
+    number = server().Queue()
+    bench = server().Process(target=wait_with_a_case, args=(number,))
+    bench.start()
+    child = number.get(timeout=PATIENCE)
     os.kill(child, 0)  # it is there
     bench.kill()
-    bench.wait()
+    bench.join()
     for _ in range(300):
         if not Path(f"/proc/{child}").exists() or "State:\tZ" in Path(f"/proc/{child}/status").read_text():
             return
