@@ -55,7 +55,16 @@ def test_a_resumed_run_prepares_the_first_steps_of_every_image_size(monkeypatch,
 
 
 @pytest.mark.slow
-def test_images_that_grow_compile_and_train_as_uncompiled(tiny, tiny_shapes):
+def test_images_that_grow_compile_and_train_as_uncompiled(tiny, tiny_shapes, monkeypatch):
+    """Every side is a graph of its own. Without Inductor's kernels: those are in `test_fast_path`, in fewer graphs."""
+    torch._dynamo.reset()
+    compile, aot, shapes = torch.compile, torch._dynamo.lookup_backend("aot_eager"), set()
+
+    def noting(graph, inputs, **options):
+        shapes.update(tuple(one.shape) for one in inputs if isinstance(one, torch.Tensor) and one.ndim == 4)
+        return aot(graph, inputs, **options)
+
+    monkeypatch.setattr(torch, "compile", lambda model, mode=None: compile(model, backend=noting))
     sizes = {"epochs": 4, "size_stages": "8/16 at 50/50", "drop_start": 0, "drop_end": 4}
     losses = []
     for compilation in ("off", "inductor"):
@@ -64,6 +73,8 @@ def test_images_that_grow_compile_and_train_as_uncompiled(tiny, tiny_shapes):
         losses.append([record.train_loss for record in run.records])
     assert run.record.compilation == "inductor"
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    images = {shape for shape in shapes if shape[:2] == (32, 3)}
+    assert images == {(32, 3, 8, 8), (32, 3, 16, 16)} and all(type(side) is int for shape in images for side in shape)
 
 
 def without_compiler(monkeypatch, error):
