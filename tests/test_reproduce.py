@@ -2,9 +2,11 @@
 
 import json
 import signal
+import subprocess
 import sys
 import time
 
+import forked
 import psutil
 import pytest
 
@@ -14,8 +16,27 @@ SMALL = ["dataset=shapes", "image_size=16", "subset=64", "test_subset=20", "stem
          "num_heads=2", "batch_size=32", "epochs=2", "warmup_epochs=0", "device=cpu", "precision=fp32"]  # fmt: skip
 
 
+class Forked:
+    """In place of Popen: `python -m module ...` in a process that need not import PyTorch again."""
+
+    def __init__(self, command, cwd):
+        assert command[:2] == [sys.executable, "-m"] and cwd == reproduce.PROJECT_ROOT
+        self.process = forked.server().Process(target=forked.called, args=(forked.as_module, command[2:]))
+        self.process.start()
+
+    def wait(self, timeout=None):
+        self.process.join(timeout)
+        if self.process.is_alive():
+            raise subprocess.TimeoutExpired("forked", timeout)
+        return self.process.exitcode
+
+    def poll(self):
+        return self.process.exitcode
+
+
 @pytest.mark.slow
-def test_it_stops_goes_on_and_repeats_nothing(tmp_path, capfd):
+def test_it_stops_goes_on_and_repeats_nothing(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(reproduce.subprocess, "Popen", Forked)
     arguments = ["nowhere", "--no-bench", "--out", str(tmp_path), *SMALL]
     assert reproduce.main([*arguments, "--minutes", "0"]) == reproduce.RESUMABLE
     assert not (tmp_path / "runs").exists()
