@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import forked
 import pytest
 import torch
 from conftest import Lines
@@ -139,15 +140,16 @@ def test_output_folder_that_cannot_be_written_is_refused(tiny, tmp_path):
         execute(tiny(), Lines())
 
 
+def create_as_nobody(folder):
+    os.setuid(65534)
+    RunFolder("x", folder).create()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 def test_output_folder_of_somebody_else_is_refused(tmp_path):
     """As a user without rights; root may write anywhere."""
     tmp_path.chmod(0o755)
-    code = (
-        "import os, sys; from ptd_core.records.folders import RunFolder;"
-        "os.setuid(65534); RunFolder('x', sys.argv[1]).create()"
-    )
-    result = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT)
+    result = forked.run(create_as_nobody, str(tmp_path))
     assert result.returncode != 0 and "cannot be written (Permission denied)" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -275,11 +277,10 @@ def test_command_line_does_the_same_run(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_published_recipe_takes_real_steps_on_real_images(real_cifar100, tmp_path):
-    """The full-size model, augmentation, mixing and averaging on a few real images, one epoch."""
-    recipe = Recipe.from_yaml(
-        ROOT / "parameters" / "ptd_aug.yaml",
-        [f"data_dir={real_cifar100}", f"out_dir={tmp_path}", "epochs=1", "subset=256", "test_subset=100", "device=cpu"],
-    )
+    """The full-size model, augmentation, mixing and averaging on a few real images: one epoch of three small steps."""
+    settings = {"data_dir": real_cifar100, "out_dir": tmp_path, "epochs": 1, "subset": 48, "test_subset": 32,
+                "batch_size": 16, "device": "cpu"}  # fmt: skip
+    recipe = Recipe.from_yaml(ROOT / "parameters" / "ptd_aug.yaml", [f"{k}={v}" for k, v in settings.items()])
     done = execute(recipe, Lines())
     assert 4.0 < done.records[0].train_loss < 5.5  # ln 100 = 4.6
     assert done.record.model.parameters == 3_035_812
@@ -287,10 +288,10 @@ def test_published_recipe_takes_real_steps_on_real_images(real_cifar100, tmp_pat
 
 @pytest.mark.slow
 def test_small_model_learns_real_images(real_cifar100, tmp_path):
-    """Token drop, light augmentation, 2,000 images: far above the 1 % of chance on images that it never saw."""
-    overrides = {"data_dir": real_cifar100, "out_dir": tmp_path, "subset": 2000, "test_subset": 1000,
-                 "epochs": 8,
-                 "eval_every": 8, "rand_ops": 0, "erase": 0.0, "dropout": 0.0, "batch_size": 32,
+    """Token drop, light augmentation, 1,500 images: far above the 1 % of chance on images that it never saw."""
+    overrides = {"data_dir": real_cifar100, "out_dir": tmp_path, "subset": 1500, "test_subset": 1000,
+                 "epochs": 8, "depth": 2, "embed_dim": 48,
+                 "eval_every": 8, "rand_ops": 0, "erase": 0.0, "dropout": 0.0, "batch_size": 32, "lr": 2e-3,
                  "device": "cpu"}  # fmt: skip
     done = execute(
         Recipe.from_yaml(ROOT / "parameters" / "ptd_small.yaml", [f"{k}={v}" for k, v in overrides.items()]), Lines()
@@ -298,9 +299,3 @@ def test_small_model_learns_real_images(real_cifar100, tmp_path):
     assert done.records[-1].kept_tokens == 41
     assert done.record.results.test_accuracy > 5
     assert done.record.results.clean_train_accuracy > 10
-
-
-def test_command_line_needs_no_jupyter():
-    """Clusters and GPU machines often have none."""
-    code = "import sys, ptd_core.__main__; print(sorted({'IPython', 'ipywidgets', 'jupytext'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

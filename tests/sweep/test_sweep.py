@@ -308,9 +308,11 @@ def test_workers_of_a_cluster_without_gpus(capfd, recwarn, monkeypatch):
 
 
 def test_the_command_without_a_sweep_needs_neither_dask_nor_jupyter():
+    """Nor does a sweep need Jupyter: clusters and GPU machines often have none."""
     code = (
         "import sys, ptd_core.__main__; assert 'distributed' not in sys.modules and 'dask' not in sys.modules\n"
-        "import ptd_core.sweep; assert not {'IPython', 'papermill', 'ipykernel'} & set(sys.modules)"
+        "import ptd_core.sweep\n"
+        "assert not {'IPython', 'papermill', 'ipykernel', 'ipywidgets', 'jupytext'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
