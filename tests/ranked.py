@@ -1,6 +1,5 @@
 """What the processes of one job do, started as torchrun would, for tests that look inside them."""
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -8,7 +7,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+from forked import server
 from patience import PATIENCE
+from sketch import sketch
 from timm.layers import DropPath
 from torch import nn
 
@@ -17,6 +18,7 @@ from ptd_core.machine.ranks import GlobalBatchNorm2d, Ranks
 from ptd_core.progress import Progress
 from ptd_core.records.history import history_file, read_csv
 from ptd_core.run import execute, run_worker
+from ptd_core.views import curves
 
 
 def together(task, *arguments, size=2):
@@ -24,13 +26,14 @@ def together(task, *arguments, size=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with ProcessPoolExecutor(size, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(size, server()) as pool:
         answers = [pool.submit(_join, rank, size, port, task, arguments) for rank in range(size)]
         return [answer.result(timeout=PATIENCE) for answer in answers]
 
 
 def _join(rank, size, port, task, arguments):
     torch.set_num_threads(1)
+    curves.save_figure = sketch
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in told.items()})
     with Ranks.joined("cpu") as ranks:
@@ -38,14 +41,15 @@ def _join(rank, size, port, task, arguments):
 
 
 class Cut(Progress):
-    """Progress that says nothing and sends its own process a signal after the given (epoch, step), if there is one."""
+    """Progress that keeps what it prints, and sends its own process a signal after the given (epoch, step), if any."""
 
     def __init__(self, at=None, number=signal.SIGTERM):
         super().__init__(bar=False)
         self.at, self.number = at, number
+        self.printed = []
 
     def print(self, text):
-        pass
+        self.printed.append(text)
 
     def step(self, epoch, done, steps):
         if (epoch, done) == self.at:
@@ -67,6 +71,21 @@ def run(ranks, recipe, cut=None):
 def run_in_pieces(ranks, recipe, cuts):
     """A run that is stopped after each of the given (epoch, step), and resumed; whether each call was stopped."""
     return [run(ranks, recipe, cut) for cut in (*cuts, None)]
+
+
+def run_several(ranks, *runs):
+    """Several (recipe, cuts) one after another in one job; what `run_in_pieces` returns for each."""
+    return [run_in_pieces(ranks, recipe, cuts) for recipe, cuts in runs]
+
+
+def run_and_listen(ranks, recipe):
+    """What a run printed."""
+    progress = Cut()
+    if ranks.writes:
+        execute(recipe, progress, ranks=ranks)
+    else:
+        run_worker(recipe, ranks)
+    return progress.printed
 
 
 def run_and_watch(ranks, recipe):

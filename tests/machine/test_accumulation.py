@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import without_clocks
 from graphs import counted_graphs
-from ranked import run_in_pieces, together
+from ranked import run_in_pieces, run_several, together
 from test_ranks import records_of, weights_of
 
 from ptd_core.data.batches import Batch
@@ -125,8 +125,7 @@ def test_two_processes_do_the_run_of_one(tmp_path, plain, settings):
     settings = {"model_args": PLAIN["model_args"] + ",qkv_bias=False", "run": "tiny", **settings}
     recipes = [plain(out_dir=str(tmp_path / name), **settings) for name in ("one", "two", "hurt")]
     run_in_pieces(Ranks(), recipes[0], [])
-    assert together(run_in_pieces, recipes[1], []) == [[False]] * 2
-    assert together(run_in_pieces, recipes[2], [(1, 2)]) == [[True, False]] * 2
+    assert together(run_several, (recipes[1], []), (recipes[2], [(1, 2)])) == [[[False], [True, False]]] * 2
     for one, two in zip(records_of(tmp_path / "one"), records_of(tmp_path / "two")):
         assert two.train_loss == pytest.approx(one.train_loss, rel=1e-4)
         assert two.train_accuracy == one.train_accuracy

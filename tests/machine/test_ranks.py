@@ -14,7 +14,7 @@ import torch
 import yaml
 from conftest import TINY, equal, without_clocks
 from patience import PATIENCE
-from ranked import normalise_a_shard, run_and_watch, run_in_pieces, together
+from ranked import normalise_a_shard, run_and_listen, run_and_watch, run_several, together
 from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d
 from torch import nn
@@ -24,6 +24,7 @@ from ptd_core.data.dataset import Split
 from ptd_core.errors import LaunchError, RecipeError
 from ptd_core.evaluation.accuracy import accuracy
 from ptd_core.machine.ranks import Ranks
+from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.history import read_csv
 from ptd_core.run import execute
@@ -127,9 +128,8 @@ def test_with_dropout_an_interrupted_run_goes_on_to_the_same_end(tmp_path, tiny,
     # From three processes on, the order in which gradients are added up counts as well.
     settings = {"dropout": 0.3, "drop_path": 0.5, "eval_batch_size": 59, "batch_size": 30 if size == 3 else 32}
     whole, hurt = (tiny(**settings, out_dir=str(tmp_path / name)) for name in ("whole", "hurt"))
-    assert together(run_in_pieces, whole, [], size=size) == [[False]] * size
-    for stops in together(run_in_pieces, hurt, cuts, size=size):
-        assert stops == [True] * len(cuts) + [False]
+    stops = [[False], [True] * len(cuts) + [False]]
+    assert together(run_several, (whole, []), (hurt, cuts), size=size) == [stops] * size
     assert records_of(tmp_path / "hurt") == records_of(tmp_path / "whole")
     assert equal(weights_of(tmp_path / "hurt"), weights_of(tmp_path / "whole"))
 
@@ -209,15 +209,27 @@ def test_the_command_line_says_so_in_one_sentence(monkeypatch, tmp_path, capsys)
     assert len(lines) == 1 and lines[0].startswith("LaunchError: the environment has WORLD_SIZE=4, no RANK")
 
 
+LONG = {"epochs": 30, "drop_end": 20}
+
+
+def long_run(folder):
+    return Recipe(**{**EXACT, **LONG, "out_dir": str(folder)})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of two processes that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    together(run_and_listen, long_run(folder))
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["one rank killed", "terminated"])
-def test_a_stopped_job_goes_on_to_the_same_end(tmp_path, how):
-    settings = {"epochs": 30, "drop_end": 20}
-    whole = launch(tmp_path / "whole", **settings)
-    finish(whole)
-
-    hurt = launch(tmp_path / "hurt", **settings)
-    checkpoint = tmp_path / "hurt" / "runs" / "tiny" / "last.pt"
+def test_a_stopped_job_goes_on_to_the_same_end(tmp_path, whole, how):
+    """A job of torchrun's; what resumes it needs no torchrun."""
+    hurt = launch(tmp_path, **LONG)
+    checkpoint = tmp_path / "runs" / "tiny" / "last.pt"
     patience = time.monotonic() + 240
     while not checkpoint.exists() and hurt.poll() is None and time.monotonic() < patience:
         time.sleep(0.01)
@@ -230,8 +242,9 @@ def test_a_stopped_job_goes_on_to_the_same_end(tmp_path, how):
         ranks[1].kill()
     output, _ = hurt.communicate(timeout=PATIENCE)
     assert hurt.returncode != 0, output
-    assert not (tmp_path / "hurt" / "runs" / "tiny" / "run.json").exists() or "stopped and saved" in output
+    assert not (tmp_path / "runs" / "tiny" / "run.json").exists() or "stopped and saved" in output
 
-    assert "is resumed from epoch" in finish(launch(tmp_path / "hurt", **settings))
-    assert records_of(tmp_path / "hurt") == records_of(tmp_path / "whole")
-    assert equal(weights_of(tmp_path / "hurt"), weights_of(tmp_path / "whole"))
+    told, _ = together(run_and_listen, long_run(tmp_path))
+    assert any("is resumed from epoch" in line for line in told)
+    assert records_of(tmp_path) == records_of(whole)
+    assert equal(weights_of(tmp_path), weights_of(whole))
