@@ -6,12 +6,14 @@ import resource
 import signal
 
 import torch
+from sketch import sketch
 
 from ptd_core.errors import OutputError
 from ptd_core.model import HybridViT
 from ptd_core.progress import Progress
 from ptd_core.records import checkpoint, files
 from ptd_core.run import execute
+from ptd_core.views import curves
 
 
 class Silent(Progress):
@@ -36,6 +38,7 @@ class Halves(io.FileIO):
 def run_and_count(recipe, counter, kill_at, share):
     """Execute a run, counting events in shared memory; SIGKILL this process when they reach `kill_at`."""
     torch.set_num_threads(1)
+    curves.save_figure = sketch
     checkpoint.SHARE = share
 
     def tick():
@@ -62,6 +65,7 @@ def run_and_count(recipe, counter, kill_at, share):
 def full_disk(recipe, limit, answer):
     """Execute a run in which no file may grow beyond `limit` bytes from the second epoch on."""
     torch.set_num_threads(1)
+    curves.save_figure = sketch
 
     class Limit(Silent):
         def epoch(self, record, epochs, left):

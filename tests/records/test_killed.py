@@ -33,8 +33,9 @@ from ptd_core.run import execute
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and resource limits are POSIX")
 
 SPACE = sorted((ROOT / "parameters" / "space").glob("*.yaml"))
-# parameters/demo.yaml with an eighth of its images.
-DEMO = {"subset": 512, "test_subset": 128, "device": "cpu"}
+# parameters/demo.yaml with few images, at half the size, and a narrow model.
+DEMO = {"subset": 128, "test_subset": 64, "image_size": 16, "batch_size": 16, "stem_width": 8, "embed_dim": 24,
+        "depth": 2, "device": "cpu"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
