@@ -3,9 +3,13 @@
 import dataclasses
 import os
 import shutil
+import subprocess
+import sys
 
+import forked
 import pytest
 import torch
+from filelock import FileLock
 from patience import PATIENCE
 from reach import Bench
 from sketch import sketch
@@ -103,15 +107,36 @@ def _sketched(request, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def executed(tmp_path_factory):
-    """The notebook that papermill writes, as the README's first command makes it."""
-    papermill = pytest.importorskip("papermill", reason="papermill is not installed")
-    folder = tmp_path_factory.mktemp("executed")
-    parameters = {**TINY, "out_dir": str(folder), "run": "tiny"}
-    papermill.execute_notebook(
-        ROOT / "book" / "ptd.ipynb", folder / "out.ipynb", parameters=parameters, progress_bar=False
-    )
-    return folder / "out.ipynb"
+def executed(tmp_path_factory, worker_folder):
+    """The notebook that papermill writes, by the command as a reader types it, from the chapters' own folder.
+
+    One for all processes of the tests.
+    """
+    pytest.importorskip("papermill", reason="papermill is not installed")
+    out = worker_folder / "executed" / "out.ipynb"
+    with FileLock(worker_folder / "executed.lock"):
+        if not out.exists():
+            out.parent.mkdir(exist_ok=True)
+            parameters = {**TINY, "out_dir": out.parent, "run": "tiny"}
+            command = [sys.executable, "-m", "papermill", "ptd.ipynb", out.with_suffix(".part.ipynb")]
+            command += [word for name, value in parameters.items() for word in ("-p", name, str(value))]
+            done = subprocess.run(command, cwd=ROOT / "book", capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-3000:]
+            out.with_suffix(".part.ipynb").rename(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def worker_folder(tmp_path_factory):
+    """A folder of this run of the tests that all of its processes share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture
+def forked_kernels(monkeypatch):
+    """Kernels of this process need not import PyTorch again."""
+    monkeypatch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", forked.launch_kernel)
 
 
 @pytest.fixture(scope="session")

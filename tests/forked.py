@@ -11,6 +11,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,56 @@ def _run(task, arguments, written, encoding):
     sys.stdout = open(1, "w", encoding=encoding, errors="strict", closefd=False)
     sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", closefd=False)
     called(task, arguments)
+
+
+class Forked:
+    """What is there of Popen, for a task in such a process."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, task, *arguments):
+        self.process = server().Process(target=task, args=arguments)
+        self.process.start()
+        self.pid = self.process.pid
+
+    def poll(self):
+        return self.process.exitcode
+
+    def wait(self, timeout=None):
+        self.process.join(timeout)
+        if self.process.is_alive():
+            raise subprocess.TimeoutExpired("forked", timeout)
+        return self.process.exitcode
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self):
+        self.process.terminate()
+
+    def kill(self):
+        self.process.kill()
+
+
+def launch_kernel(command, env, cwd=None, **_):
+    """In place of `jupyter_client.launcher.launch_kernel`."""
+    assert command[1:3] == ["-m", "ipykernel_launcher"]
+    kernel = Forked(_kernel, command[2:], env, cwd or os.getcwd())
+    while os.getpgid(kernel.pid) != kernel.pid:  # signals go to its group
+        time.sleep(0.001)
+    return kernel
+
+
+def _kernel(arguments, environment, folder):
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = arguments
+    from ipykernel.kernelapp import launch_new_instance
+
+    launch_new_instance()
 
 
 def called(task, arguments):

@@ -21,12 +21,13 @@ SETTINGS = {
 }
 
 
-def write_chapter(chapter: str, folder: Path, parameters: dict) -> Path:
-    """The chapter in `folder` with other values in its parameters cell, paired as in the book."""
+def write_chapter(chapter: str, folder: Path, parameters: dict, *cells: str) -> Path:
+    """The chapter in `folder` with other values in its parameters cell and more cells, paired as in the book."""
     (folder / "jupytext.toml").write_bytes((BOOK / "jupytext.toml").read_bytes())
     notebook = nbformat.read(BOOK / f"{chapter}.ipynb", as_version=4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in cells]
     nbformat.write(notebook, folder / f"{chapter}.ipynb")
     subprocess.run([sys.executable, "-m", "jupytext", "--sync", f"{chapter}.ipynb"], cwd=folder, check=True)
     assert jupytext.read(folder / f"{chapter}.py").cells[0].cell_type == "markdown"

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 import time
 
@@ -16,27 +15,15 @@ SMALL = ["dataset=shapes", "image_size=16", "subset=64", "test_subset=20", "stem
          "num_heads=2", "batch_size=32", "epochs=2", "warmup_epochs=0", "device=cpu", "precision=fp32"]  # fmt: skip
 
 
-class Forked:
+def forking(command, cwd):
     """In place of Popen: `python -m module ...` in a process that need not import PyTorch again."""
-
-    def __init__(self, command, cwd):
-        assert command[:2] == [sys.executable, "-m"] and cwd == reproduce.PROJECT_ROOT
-        self.process = forked.server().Process(target=forked.called, args=(forked.as_module, command[2:]))
-        self.process.start()
-
-    def wait(self, timeout=None):
-        self.process.join(timeout)
-        if self.process.is_alive():
-            raise subprocess.TimeoutExpired("forked", timeout)
-        return self.process.exitcode
-
-    def poll(self):
-        return self.process.exitcode
+    assert command[:2] == [sys.executable, "-m"] and cwd == reproduce.PROJECT_ROOT
+    return forked.Forked(forked.called, forked.as_module, command[2:])
 
 
 @pytest.mark.slow
 def test_it_stops_goes_on_and_repeats_nothing(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(reproduce.subprocess, "Popen", Forked)
+    monkeypatch.setattr(reproduce.subprocess, "Popen", forking)
     arguments = ["nowhere", "--no-bench", "--out", str(tmp_path), *SMALL]
     assert reproduce.main([*arguments, "--minutes", "0"]) == reproduce.RESUMABLE
     assert not (tmp_path / "runs").exists()
@@ -65,10 +52,23 @@ def child(tmp_path, then):
     return [sys.executable, "-c", code], file
 
 
+def run_until_it_is_asked(command, file, monkeypatch):
+    """Its time is over as soon as it has told its number, however long that takes."""
+
+    class Begun(reproduce.subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            while not file.exists() and self.poll() is None:
+                time.sleep(0.01)
+
+    monkeypatch.setattr(reproduce.subprocess, "Popen", Begun)
+    return reproduce.run_until(command, time.monotonic() + 1)
+
+
 def test_a_command_that_does_not_stop_is_killed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "GRACE", 0.5)
     command, file = child(tmp_path, "None")
-    assert reproduce.run_until(command, time.monotonic() + 3) == reproduce.RESUMABLE
+    assert run_until_it_is_asked(command, file, monkeypatch) == reproduce.RESUMABLE
     said = capsys.readouterr().out
     assert said == "killed: it did not stop within 0.5 s; the same command resumes it where it saved last\n"
     assert not psutil.pid_exists(int(file.read_text()))
@@ -79,9 +79,8 @@ def test_a_command_that_does_not_stop_is_killed(tmp_path, monkeypatch, capsys):
     [("sys.exit(143)", reproduce.RESUMABLE), ("sys.exit(0)", 0), ("sys.exit(2)", 2),
      ("os.kill(os.getpid(), signal.SIGINT)", reproduce.RESUMABLE)],
 )  # fmt: skip
-def test_how_a_command_stopped_is_told_from_its_status(tmp_path, capsys, then, status):
-    command, _ = child(tmp_path, then)
-    assert reproduce.run_until(command, time.monotonic() + 3) == status
+def test_how_a_command_stopped_is_told_from_its_status(tmp_path, monkeypatch, capsys, then, status):
+    assert run_until_it_is_asked(*child(tmp_path, then), monkeypatch) == status
     assert ("stopped and saved" in capsys.readouterr().out) == (status == reproduce.RESUMABLE)
 
 
@@ -104,12 +103,13 @@ def test_ctrl_c_waits_for_what_runs(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_cut_is_saved_and_a_failure_is_passed_on(tmp_path):
+def test_a_run_that_is_cut_is_saved_and_a_failure_is_passed_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce.subprocess, "Popen", forking)
     arguments = ["nowhere", "--no-bench", "--out", str(tmp_path), *SMALL, "epochs=100000", "subset=320"]
     arguments.remove("epochs=2")
     arguments.remove("subset=64")
     saved = tmp_path / "runs" / "ptd_aug" / "last.pt"
-    for minutes in ("0.4", "1.6", "6.4"):  # a busy machine has not begun so soon
+    for minutes in ("0.1", "0.4", "1.6", "6.4"):  # a busy machine has not begun so soon
         assert reproduce.main([*arguments, "--minutes", minutes]) == reproduce.RESUMABLE
         if saved.exists():
             break

@@ -58,7 +58,8 @@ def run_all(page):
 @pytest.mark.parametrize("chapter", ["baseline", "ptd", "space"])
 def test_chapter_runs_in_lab_and_its_explorers_answer(chapter, lab, open_page, tmp_path):
     drop = {"drop_final": 0.0} if chapter == "baseline" else {}
-    write_chapter(chapter, lab.folder, {**TINY, **drop, "out_dir": str(tmp_path), "run": "tiny"})
+    own = ["widgets.own_image(done)"] * (chapter == "ptd")
+    write_chapter(chapter, lab.folder, {**TINY, **drop, "out_dir": str(tmp_path), "run": "tiny"}, *own)
     page = open_notebook(open_page, lab, f"{chapter}.ipynb")
     run_all(page)
     page.frame_locator(SALIENCY).locator("rect.saliency").first.wait_for()
@@ -72,21 +73,17 @@ def test_chapter_runs_in_lab_and_its_explorers_answer(chapter, lab, open_page, t
             frame.wait_for_function("document.body.scrollHeight <= innerHeight + 1")  # the frame has grown with it
             assert frame.evaluate("document.documentElement.scrollWidth <= innerWidth")
             screenshot(page, f"lab_{chapter}_{'schedule' if title == SCHEDULE else 'saliency'}_{width}")
+    if own:
+        use_own_image(page, tmp_path / "runs" / "tiny" / "ptd_accuracy.png")
 
 
-def test_own_image_through_the_kernel(lab, open_page, tmp_path):
-    write_chapter("ptd", lab.folder, {**TINY, "out_dir": str(tmp_path), "run": "tiny"})
-    path = lab.folder / "own.ipynb"
-    notebook = nbformat.read(lab.folder / "ptd.ipynb", as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell("widgets.own_image(done)"))
-    nbformat.write(notebook, path)
-    page = open_notebook(open_page, lab, "own.ipynb")
-    run_all(page)
+def use_own_image(page, picture):
+    """Through the kernel, by the last cell."""
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="own image").click()
-    chooser.value.set_files(next((tmp_path / "runs" / "tiny").glob("*accuracy.png")))
+    chooser.value.set_files(picture)
     summary = page.frame_locator(SALIENCY).last.locator("#summary")
-    summary.filter(has_text="ptd_accuracy.png, true class unknown").wait_for()
+    summary.filter(has_text=f"{picture.name}, true class unknown").wait_for()
 
 
 def test_saving_changes_what_was_edited_and_nothing_else(lab, open_page):

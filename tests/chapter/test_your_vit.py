@@ -133,7 +133,7 @@ def test_the_decision_follows_from_two_intervals(recipe, whole, fewer, shorter, 
 
 
 @pytest.mark.slow
-def test_the_chapter_decides(tmp_path):
+def test_the_chapter_decides(tmp_path, forked_kernels):
     your_vit._write_folder(tmp_path / "images", load_shapes(subset=80, test_subset=40))
     parameters = {**STEPS, "data_dir": str(tmp_path / "images"), "model_args": "patch_size:8", "run": "mine",
                   "out_dir": str(tmp_path), "batch_size": 16, "device": "cpu", "eval_every": 4}  # fmt: skip
