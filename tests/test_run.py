@@ -4,8 +4,6 @@ import csv
 import json
 import math
 import os
-import subprocess
-import sys
 
 import forked
 import pytest
@@ -264,10 +262,7 @@ def test_command_line_does_the_same_run(tiny, tmp_path):
     execute(recipe, Lines())
     path = tmp_path / "tiny.yaml"
     path.write_text("\n".join(f"{k}: {json.dumps(v)}" for k, v in recipe.settings().items()) + "\nrun: tiny\n")
-    command = [sys.executable, "-m", "ptd_core", path, f"out_dir={tmp_path / 'b'}", "device=cpu"]
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    result = forked.run_module("ptd_core", path, f"out_dir={tmp_path / 'b'}", "device=cpu")
     assert result.returncode == 0, result.stderr
     ours = history.read_csv(tmp_path / "a/runs/tiny/ptd_history.csv")
     theirs = history.read_csv(tmp_path / "b/runs/tiny/ptd_history.csv")

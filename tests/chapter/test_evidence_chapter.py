@@ -17,7 +17,7 @@ from ptd_core.views.evidence import Arm, pays_figure
 
 pytestmark = pytest.mark.usefixtures("forked_kernels")
 CHAPTER = PROJECT_ROOT / "book" / "evidence.ipynb"
-TINY = "dataset=shapes subset=128 test_subset=60 epochs=2 stem_width=4 embed_dim=16 num_heads=2 depth=1"
+TINY = "dataset=shapes image_size=16 subset=128 test_subset=20 epochs=2 stem_width=4 embed_dim=16 num_heads=2 depth=1"
 
 
 def executed(folder, **parameters):

@@ -230,7 +230,7 @@ def test_command_line_stops_with_the_status_of_its_signal(tmp_path, whole, numbe
 
 
 @pytest.mark.slow
-def test_stop_button_in_a_notebook(tmp_path, whole):
+def test_stop_button_in_a_notebook(tmp_path, whole, forked_kernels):
     """JupyterLab's stop button interrupts the kernel: the cell shows KeyboardInterrupt, the next one goes on."""
     cell = (
         "import torch; torch.set_num_threads(1)\n"

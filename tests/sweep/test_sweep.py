@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import forked
 import nbformat
 import pytest
 import torch
@@ -80,10 +81,7 @@ def killed(tmp_path_factory):
         failing.mkdir()
         text = "{base: base.yaml, fixed: {epochs: 1}, factors: {dataset: [folder, shapes]}, seeds: [0]}"
         path = write_sweep(failing, text, data_dir=str(failing / "nowhere"))
-        output = subprocess.run(
-            [sys.executable, "-m", "ptd_core.sweep", str(path), "--scheduler", client.scheduler.address],
-            capture_output=True, text=True, cwd=ROOT,
-        )  # fmt: skip
+        output = forked.run_module("ptd_core.sweep", path, "--scheduler", client.scheduler.address)
     return {"plan": plan, "events": events, "victim": victim, "outcomes": outcomes, "failing": output, "folder": folder}
 
 
@@ -255,7 +253,7 @@ def test_interrupt_ends_all_processes_and_the_same_command_resumes(tmp_path):
             os.killpg(process.pid, 0)
             time.sleep(0.1)
     run = seen[-1].split()[1]
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    again = forked.run_module(*command[2:])
     assert again.returncode == 0, again.stderr
     assert f"{run} is resumed from epoch" in " ".join(again.stdout.split())
     assert "2 of 2 runs are finished" in again.stdout
@@ -328,5 +326,5 @@ def test_notebooks_are_executed_and_kept(tmp_path):
     book = nbformat.read(folder / "ptd.ipynb", as_version=4)
     assert all(cell.execution_count for cell in book.cells if cell.cell_type == "code")
     assert "| tiny | 0 |" in output.stdout
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    again = forked.run_module(*command[2:])
     assert again.returncode == 0 and "skipped  1 finished runs" in again.stdout
