@@ -1,11 +1,14 @@
-"""python -m ptd_core.reproduce DATA_DIR [--minutes M] [name=value ...]: the four published recipes, and the bench.
+"""python -m ptd_core.reproduce DATA_DIR [--minutes M] [--processes N] [name=value ...]: all that needs a GPU, in order.
 
-Trains baseline, ptd, ptd_aug and baseline_aug at full size on all of CIFAR-100, then measures the bench, each in a
-process of its own. After M minutes it stops what runs, saved, and ends with status 75; the same command resumes it.
-Everything is written under runs/.
+First the bench, whose first section refuses a device that does not compute what the CPU does. Then, at full size on all
+of CIFAR-100, the four published recipes, baseline, ptd, ptd_aug and baseline_aug, and ptd_aug mirrored in time. Then
+the question of direction with all its arms, seed by seed, N runs at once on the device. Each job is a process of its
+own. After M minutes it stops what runs, saved, and ends with status 75; the same command resumes it. Everything is
+written under runs/.
 """
 
 import argparse
+import functools
 import json
 import signal
 import subprocess
@@ -16,9 +19,18 @@ from pathlib import Path
 from ptd_core.errors import PTDError
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.progress import say
+from ptd_core.records.cells import RUNS, UNFINISHED
 from ptd_core.records.folders import RunFolder
+from ptd_core.sweep.plan import Plan, read_plan
 
-RECIPES = ("ptd_aug", "baseline_aug", "baseline", "ptd")
+RECIPES = {  # run: parameter file and what replaces its parameters
+    "ptd_aug": ["ptd_aug"],
+    "baseline_aug": ["baseline_aug"],
+    "baseline": ["baseline"],
+    "ptd": ["ptd"],
+    "ptd_aug_mirrored": ["ptd_aug", "run=ptd_aug_mirrored", "drop_shape=reversed"],
+}
+SWEEP = "parameters/sweeps/full/full_direction.yaml"
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command, later
 GRACE = 60  # seconds for a step and a checkpoint
 # Statuses of a command that was asked to stop: killed by the signal, or ended by itself as shells report one.
@@ -30,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("data_dir", help="folder with CIFAR-100")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop and save after so many")
     parser.add_argument("--no-bench", action="store_true", help="train only")
+    parser.add_argument("--sweep", default=SWEEP, help=f"the question to ask; '' for none; by default {SWEEP}")
+    parser.add_argument("--processes", type=int, default=1, help="runs of it at once, on one device")
     parser.add_argument("--out", type=Path, default=PROJECT_ROOT, help="folder that receives runs/")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="parameters that replace the files'")
     options = parser.parse_intermixed_args(arguments)
@@ -37,19 +51,40 @@ def main(arguments: list[str] | None = None) -> int:
     settings = [f"data_dir={options.data_dir}", f"out_dir={out}", *options.overrides]
     bench = out / "runs" / "reproduction_bench"
     try:
-        for name in RECIPES:
-            done = RunFolder(name, str(out)).finished is not None
-            status = _do(name, done, ["ptd_core", f"parameters/{name}.yaml", *settings], end)
+        jobs = [] if options.no_bench else [(
+            bench.name, lambda: bench_finished(bench), ["ptd_core.bench", "--to", str(bench), *options.overrides],
+        )]  # fmt: skip
+        for name, (file, *changes) in RECIPES.items():
+            done = functools.partial(_run_finished, name, str(out))
+            jobs.append((name, done, ["ptd_core", f"parameters/{file}.yaml", *settings, *changes]))
+        if options.sweep:
+            file = Path(options.sweep) if Path(options.sweep).is_absolute() else PROJECT_ROOT / options.sweep
+            changes = [text for text in settings if not text.startswith("seed=")]  # it lists its own
+            plan = read_plan(file, changes)
+            command = ["ptd_core.sweep", str(file), *changes, "--processes", str(options.processes)]
+            jobs.append((plan.name, functools.partial(sweep_finished, plan), command))
+        for name, done, module in jobs:
+            status = _do(name, done(), module, end)
             if status:
                 return status
-        if options.no_bench:
-            return 0
-        return _do(bench.name, bench_finished(bench), ["ptd_core.bench", "--to", str(bench), *options.overrides], end)
+        return 0
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # what ran has been stopped
+
+
+def _run_finished(name: str, out: str) -> bool:
+    return RunFolder(name, out).finished is not None
+
+
+def sweep_finished(plan: Plan) -> bool:
+    """Whether all runs of a sweep are done and its tables written."""
+    tables = plan.folder.path
+    return all(_run_finished(run.name, run.recipe.out_dir) for run in plan.runs) and (
+        (tables / RUNS).exists() and not (tables / UNFINISHED).exists()
+    )
 
 
 def bench_finished(folder: Path) -> bool:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from ptd_core import reproduce
+from ptd_core.bench.sections import SECTIONS
 
 SMALL = ["dataset=shapes", "image_size=16", "subset=64", "test_subset=20", "stem_width=4", "embed_dim=16", "depth=1",
          "num_heads=2", "batch_size=32", "epochs=2", "warmup_epochs=0", "device=cpu", "precision=fp32"]  # fmt: skip
@@ -21,23 +22,55 @@ def forking(command, cwd):
     return forked.Forked(forked.called, forked.as_module, command[2:])
 
 
+@pytest.fixture
+def question(tmp_path):
+    """A sweep file of two runs, in place of the question at full size."""
+    (tmp_path / "base.yaml").write_text("run: base\n")
+    (tmp_path / "asked.yaml").write_text("{base: base.yaml, arms: {all: {drop_final: 0.0}, few: {}}, seeds: [0]}")
+    return ["--sweep", str(tmp_path / "asked.yaml"), "--processes", "2"]
+
+
 @pytest.mark.slow
-def test_it_stops_goes_on_and_repeats_nothing(tmp_path, capfd, monkeypatch):
+def test_it_stops_goes_on_and_repeats_nothing(tmp_path, question, capfd, monkeypatch):
     monkeypatch.setattr(reproduce.subprocess, "Popen", forking)
-    arguments = ["nowhere", "--no-bench", "--out", str(tmp_path), *SMALL]
+    arguments = ["nowhere", "--no-bench", "--out", str(tmp_path), *question, *SMALL]
     assert reproduce.main([*arguments, "--minutes", "0"]) == reproduce.RESUMABLE
     assert not (tmp_path / "runs").exists()
     assert reproduce.main(arguments) == 0
     written = {}
-    for name in reproduce.RECIPES:
+    for name in (*reproduce.RECIPES, "base_all_seed0", "base_few_seed0"):
         file = tmp_path / "runs" / name / "run.json"
         info = json.loads(file.read_text())
         assert info["finished"] and info["epochs"] == 2 and info["run"] == name
+        assert (info["recipe"]["drop_shape"] == "reversed") == (name == "ptd_aug_mirrored")
         written[file] = file.stat().st_mtime_ns
     capfd.readouterr()
     assert reproduce.main(arguments) == 0
-    assert capfd.readouterr().out.splitlines() == [f"{name}: finished" for name in reproduce.RECIPES]
+    assert capfd.readouterr().out.splitlines() == [f"{name}: finished" for name in (*reproduce.RECIPES, "asked")]
     assert all(file.stat().st_mtime_ns == before for file, before in written.items())
+
+
+def test_correctness_comes_first_then_the_recipes_then_the_question(monkeypatch, tmp_path):
+    jobs = []
+    monkeypatch.setattr(reproduce, "run_until", lambda command, end: jobs.append(command) or 0)
+    assert reproduce.main(["nowhere", "--out", str(tmp_path), "--processes", "3", "seed=2"]) == 0
+    assert [command[2] for command in jobs] == ["ptd_core.bench", *["ptd_core"] * 5, "ptd_core.sweep"]
+    assert next(iter(SECTIONS)) == "agreement" and "--only" not in jobs[0]
+    assert [command[3] for command in jobs[1:6]] == [
+        f"parameters/{name}.yaml" for name in ("ptd_aug", "baseline_aug", "baseline", "ptd", "ptd_aug")
+    ]
+    assert jobs[5][-2:] == ["run=ptd_aug_mirrored", "drop_shape=reversed"]
+    assert (
+        "seed=2" in jobs[1]
+        and "seed=2" not in jobs[6]
+        and jobs[6][-2:] == ["--processes", "3"]
+        and jobs[6][3].endswith("full_direction.yaml")
+    )
+
+
+def test_a_job_that_fails_ends_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce, "run_until", lambda command, end: 2 if command[2] == "ptd_core.bench" else 0)
+    assert reproduce.main(["nowhere", "--out", str(tmp_path)]) == 2
 
 
 def child(tmp_path, then):
@@ -105,7 +138,7 @@ def test_ctrl_c_waits_for_what_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_run_that_is_cut_is_saved_and_a_failure_is_passed_on(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce.subprocess, "Popen", forking)
-    arguments = ["nowhere", "--no-bench", "--out", str(tmp_path), *SMALL, "epochs=100000", "subset=320"]
+    arguments = ["nowhere", "--no-bench", "--sweep", "", "--out", str(tmp_path), *SMALL, "epochs=100000", "subset=320"]
     arguments.remove("epochs=2")
     arguments.remove("subset=64")
     saved = tmp_path / "runs" / "ptd_aug" / "last.pt"
@@ -115,4 +148,4 @@ def test_a_run_that_is_cut_is_saved_and_a_failure_is_passed_on(tmp_path, monkeyp
             break
     assert saved.exists()
     assert not json.loads((tmp_path / "runs" / "ptd_aug" / "run.json").read_text())["finished"]
-    assert reproduce.main(["nowhere", "--no-bench", "--out", str(tmp_path), "embed_dim=-1"]) == 2
+    assert reproduce.main(["nowhere", "--no-bench", "--sweep", "", "--out", str(tmp_path), "embed_dim=-1"]) == 2
