@@ -86,11 +86,15 @@ def test_twenty_kills_in_one_demo_run_lose_nothing(server, tmp_path):
     an_epoch = events // recipe.epochs
     rng = random.Random(0)
     hurt = recipe.model_copy(update={"out_dir": str(tmp_path / "hurt")})
+    begun = set()  # epochs that children went on from
     for kill in range(20):
-        when = rng.randrange(1, int(1.3 * an_epoch))
+        # The first one lives to the first checkpoint, or all of them would begin anew.
+        when = rng.randrange(1, int(1.3 * an_epoch)) if kill else 2 * an_epoch
         outside = kill % 5 in (1, 3)
         code, _ = run_child(server, hurt, **{"kill_after" if outside else "kill_at": when})
         assert code == -signal.SIGKILL, f"kill {kill} came too late"
+        begun.add(Checkpoints(tmp_path / "hurt" / "runs" / "demo").load(print).trainer["next_epoch"])
+    assert len(begun) >= 4
     assert run_child(server, hurt)[0] == 0
     assert_same_end(tmp_path / "hurt", tmp_path / "whole")
 

@@ -70,7 +70,7 @@ def test_it_trains_from_the_command_line(path, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_ranks_train_each_and_resume_equal(tmp_path):
-    recipes = [small(path, tmp_path).replace(image_size=16) for path in FILES]
+    recipes = [small(path, tmp_path).replace(subset=96, test_subset=32) for path in FILES]
     assert together(run_each, recipes, (1, 2))[0] == [True] * len(FILES)
 
 
