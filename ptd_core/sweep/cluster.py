@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import warnings
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import dask
 import torch
@@ -48,8 +49,19 @@ def local_client(device: str, workers: int | None, threads: int, allowed_failure
         "distributed.scheduler.worker-ttl": None,
         "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": threads,
     }
-    with dask.config.set(config), _cluster(environments) as cluster, Client(cluster) as client:
+    with dask.config.set(config), _closed(_cluster(environments)) as cluster, Client(cluster) as client:
         yield client
+
+
+@contextmanager
+def _closed(cluster: SpecCluster) -> Iterator[SpecCluster]:
+    """The cluster, closed afterwards. Dask gives up waiting for a process that it has killed where a machine is too
+    busy to let it die within seconds; it dies all the same."""
+    try:
+        yield cluster
+    finally:
+        with suppress(TimeoutError):
+            cluster.close()
 
 
 def _cluster(environments: list[dict[str, str]]) -> SpecCluster:

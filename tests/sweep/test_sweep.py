@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY
+from distributed import SpecCluster
 
 from ptd_core.errors import DeviceError, OutputError
 from ptd_core.paths import PROJECT_ROOT as ROOT
@@ -303,6 +304,21 @@ def test_workers_of_a_cluster_without_gpus(capfd, recwarn, monkeypatch):
         assert address.startswith("tcp://127.0.0.1:") and worker["resources"] == {"device": 1}
         assert worker["nthreads"] == 1 and worker["memory_limit"] == 0
     assert capfd.readouterr() == ("", "") and not [warning for warning in recwarn if "Port" in str(warning.message)]
+
+
+def test_a_worker_that_is_slow_to_die_is_no_error(monkeypatch):
+    """As on a machine that is too busy: Dask's own patience ends, and what the sweep raised is what is told."""
+    closed, close = [], SpecCluster.close
+
+    def slow(cluster, *arguments, **options):
+        close(cluster, *arguments, **options)
+        closed.append(cluster)
+        raise TimeoutError
+
+    monkeypatch.setattr(SpecCluster, "close", slow)
+    with pytest.raises(KeyboardInterrupt), local_client("cpu", 1, threads=1, allowed_failures=1):
+        raise KeyboardInterrupt
+    assert closed
 
 
 def test_the_command_without_a_sweep_needs_neither_dask_nor_jupyter():
