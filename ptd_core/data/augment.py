@@ -4,8 +4,9 @@ All choices are drawn on the host for the whole epoch before the first image is 
 nor the device changes them, and the device is never waited for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -85,14 +86,15 @@ def augment_epoch(
     chunk: int,
     places: np.ndarray | None = None,
     device: torch.device | None = None,
-    ahead: bool = False,
+    ahead: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[torch.Tensor]:
     """One epoch's augmented images, a chunk at a time.
 
     images: uint8 (n, 3, S, S); order: int64 (m,), on the host: the images in the order in which the epoch sees them;
     chunk: images per chunk, which changes memory and speed, never the result. places: int64, ascending, those of the
-    order that are made; by default all. device: where they are made; by default where the images are. ahead: read
-    each chunk's images by a thread, while the chunk before is worked on; always so on another device than theirs.
+    order that are made; by default all. device: where they are made; by default where the images are. ahead: reads the
+    images of these rows; a thread calls it for each chunk, while the chunk before is worked on. By default so, of
+    `images`, on another device than theirs; on theirs nothing is read ahead.
     Yields float32 (<= chunk, 3, S, S) in that order, on the device, with bytes mapped to [0, 1] and not normalised.
     What a place of the order draws is a function of (seed, epoch), whichever image stands there, and whichever places
     are made; erasing's noise is drawn on the device and also depends on the kind of device.
@@ -105,9 +107,9 @@ def augment_epoch(
     order, device = torch.as_tensor(order), device or images.device
     places = np.arange(len(order)) if places is None else places
     chunks = [places[start : start + chunk] for start in range(0, len(places), chunk)]
-    read = None
-    if ahead or images.device != device:
-        read = read_ahead(lambda here: images.index_select(0, order[here]), chunks)
+    if ahead is None and images.device != device:
+        ahead = partial(images.index_select, 0)
+    read = None if ahead is None else read_ahead(lambda here: ahead(order[here]), chunks)
     return _chunks(images, order, augmentation, seed, epoch, chunks, device, read)
 
 

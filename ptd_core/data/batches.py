@@ -79,8 +79,8 @@ class Batches:
         batch_bytes = 4 * size * split.images.shape[1:].numel()
         chunk = max(1, BYTES_AHEAD[split.device.type] // batch_bytes) * size
         chunks = augment_epoch(
-            split.images, order, self.augmentation, chunk=chunk, places=places, device=split.device, ahead=split.mapped,
-            **draws,
+            split.images, order, self.augmentation, chunk=chunk, places=places, device=split.device,
+            ahead=split.read if split.mapped else None, **draws,
         )  # fmt: skip
         for number, images in enumerate(batch for chunk in chunks for batch in chunk.split(size)):
             step = slice(first + number, first + number + 1)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ptd_core.data.ahead import read_ahead
+from ptd_core.data.pages import Pages
 from ptd_core.data.randaugment import to_device
 from ptd_core.errors import DataError
 from ptd_core.machine.ranks import Ranks
@@ -26,14 +27,14 @@ class Split:
 
     images: uint8 (n, 3, S, S), RGB. labels: int64 (n,), an index into `Dataset.classes`.
     masks: bool (n, S, S), True where the object is, or None where nobody knows.
-    mapped: whether the images lie in a file that is mapped into memory and may not be written to; they then stay on
-    the host, and what is asked for of them is read and moved to the device.
+    mapped: the pages of the file that the images lie in, None if they are in memory. Mapped images may not be written
+    to; they stay on the host, and what is asked for of them is read and moved to the device.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor | None = None
-    mapped: bool = False
+    mapped: Pages | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,10 +85,17 @@ class Split:
         shards = map(ranks.shard, (torch.arange(len(self)) if rows is None else rows).split(size))
         yield from read_ahead(self._at, shards) if self.mapped else map(self._at, shards)
 
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """A copy of these images, where the images are. rows: int64, also there."""
+        images = self.images.index_select(0, rows)
+        if self.mapped:
+            self.mapped.let_go(self.images, rows)
+        return images
+
     def _at(self, rows: torch.Tensor) -> "Split":
         there = to_device(rows, self.device)
         if self.mapped:
-            images = to_device(self.images.index_select(0, rows), self.device)
+            images = to_device(self.read(rows), self.device)
         else:
             images = self.images[there]
         return Split(images, self.labels[there], None if self.masks is None else self.masks[rows])
@@ -125,7 +133,7 @@ class Dataset:
         for split in (self.train, self.test):
             for array in (split.images, split.labels):
                 whole.update(repr(tuple(array.shape)).encode())
-                for chunk in chunks_of(array):
+                for chunk in chunks_of(array, split.mapped if array is split.images else None):
                     whole.update(chunk.contiguous().numpy())
         found = whole.hexdigest()[:16]
         if self.expected and found != self.expected:
@@ -136,9 +144,15 @@ class Dataset:
         return found
 
 
-def chunks_of(array: torch.Tensor) -> Iterator[torch.Tensor]:
-    """A tensor (n, ...) in parts of at most CHUNK_BYTES, or of one entry where that is larger."""
-    return iter(array.split(max(1, CHUNK_BYTES * len(array) // max(1, array.nbytes))))
+def chunks_of(array: torch.Tensor, mapped: Pages | None = None) -> Iterator[torch.Tensor]:
+    """A tensor (n, ...) in parts of at most CHUNK_BYTES, or of one entry where that is larger, one after the other.
+
+    mapped: of the file that it lies in, as in `Split`.
+    """
+    for chunk in array.split(max(1, CHUNK_BYTES * len(array) // max(1, array.nbytes))):
+        yield chunk
+        if mapped:
+            mapped.let_go(chunk)
 
 
 def rank_in_class(labels: np.ndarray) -> np.ndarray:
@@ -195,16 +209,18 @@ def check_subset_size(size: int, available: int, classes: int, what: str) -> Non
         )
 
 
-def pixel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def pixel_statistics(
+    images: torch.Tensor, mapped: Pages | None = None
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation of each channel of uint8 images (n, 3, S, S), exact, for pixels in [0, 1].
 
-    A channel without any variation gets 1/255 as its deviation: normalisation divides by it.
+    A channel without any variation gets 1/255 as its deviation: normalisation divides by it. mapped: as in `Split`.
     """
     levels = np.arange(256) / 255
     mean, std = [], []
     for channel in range(3):
         # A histogram is exact and needs no floating-point copy of the images.
-        counts = sum(torch.bincount(chunk[:, channel].flatten(), minlength=256) for chunk in chunks_of(images))
+        counts = sum(torch.bincount(chunk[:, channel].flatten(), minlength=256) for chunk in chunks_of(images, mapped))
         share = counts.numpy() / counts.sum().item()
         mean.append(float(share @ levels))
         std.append(max(float(np.sqrt(share @ (levels - mean[-1]) ** 2)), 1 / 255))

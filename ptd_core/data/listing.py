@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ptd_core.data.dataset import Dataset, Split, pixel_statistics
+from ptd_core.data.pages import Pages
 
 WAITING = 8  # images for each thread that are being decoded or wait for those before them
 
@@ -68,7 +69,7 @@ class Listing:
         images: torch.Tensor,
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
         *,
-        mapped: bool = False,
+        mapped: Pages | None = None,
         expected: str = "",
         notes: tuple[str, ...] = (),
     ) -> Dataset:

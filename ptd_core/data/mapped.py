@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ptd_core.data.dataset import Dataset, pixel_statistics
 from ptd_core.data.listing import Listing
+from ptd_core.data.pages import Pages
 from ptd_core.errors import DataError
 from ptd_core.machine.terminal import say, somebody_watches
 from ptd_core.paths import readable
@@ -57,7 +58,8 @@ def mapped(listing: Listing, cache: Path) -> Dataset:
             ) from None
     statistics = tuple(about["mean"]), tuple(about["std"])
     note = f"mapped from {readable(store.pixels)}"
-    return listing.dataset(store.mapping(), statistics, mapped=True, expected=about["digest"], notes=(note,))
+    images, pages = store.mapping()
+    return listing.dataset(images, statistics, mapped=pages, expected=about["digest"], notes=(note,))
 
 
 class _Store:
@@ -99,17 +101,18 @@ class _Store:
         good = about and about["key"] == self.key and about["done"] and _size(self.pixels) == self.bytes
         return about if good else None
 
-    def mapping(self) -> torch.Tensor:
+    def mapping(self) -> tuple[torch.Tensor, Pages]:
         """The images, uint8 (n, 3, S, S), read from the file when they are looked at; never to be written to."""
         side = self.listing.image_size
         # Not torch.from_file: it maps for writing, which the system refuses for files larger than its memory.
         try:
-            pixels = np.memmap(self.pixels, np.uint8, "r", shape=(len(self.listing), 3, side, side))
+            pages = Pages(self.pixels)
+            pixels = pages.bytes.reshape(len(self.listing), 3, side, side)
         except (OSError, ValueError) as error:
             raise DataError(f"{readable(self.pixels)} cannot be mapped into memory ({error}).") from None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            return torch.from_numpy(pixels)
+            return torch.from_numpy(pixels), pages
 
     def write(self) -> dict[str, Any]:
         """Decode what is not decoded yet, and say what is there; the lock is held."""
@@ -130,9 +133,9 @@ class _Store:
         try:
             self._describe(done=False)
             self._decode(begun)
-            images = self.mapping()
-            statistics = pixel_statistics(images[: len(self.listing.train)])
-            digest = self.listing.dataset(images, statistics, mapped=True).digest
+            images, pages = self.mapping()
+            statistics = pixel_statistics(images[: len(self.listing.train)], pages)
+            digest = self.listing.dataset(images, statistics, mapped=pages).digest
             self._describe(done=True, mean=statistics[0], std=statistics[1], digest=digest)
         except OSError as error:  # OutputError among them
             self._remove()

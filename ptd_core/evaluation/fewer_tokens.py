@@ -102,10 +102,10 @@ def _learn(network: TokenDropViT, giver: Giver, train: Split, normalise: Normali
     network.requires_grad_(False)
     try:
         with evaluating(network):
-            for images, labels in zip(train.images.split(batch_size), train.labels.split(batch_size)):
-                images = normalise(images.float() / 255)
+            for batch in train.batches(batch_size):
+                images = normalise(batch.images.float() / 255)
                 scores = giver(images)
-                F.cross_entropy(network(images, None, scores).float(), labels).backward()
+                F.cross_entropy(network(images, None, scores).float(), batch.labels).backward()
                 giver.learn(scores.grad, Ranks())
     finally:
         for parameter, before in wanted.items():

@@ -183,7 +183,7 @@ def test_noise_is_found_by_its_number_whatever_was_left_out(numbers):
         assert torch.equal(noise.at(np.array(part, dtype=np.int64)), whole[part])
 
 
-@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("ahead", [None, IMAGES.__getitem__], ids=["", "ahead"])
 @pytest.mark.parametrize("chunk", [1, 7, 60])
 @pytest.mark.parametrize("places", [np.arange(0, 60, 2), np.arange(1, 60, 3), np.array([5]), np.arange(31, 60)])
 def test_some_places_alone_are_what_they_are_in_the_whole(places, chunk, ahead, monkeypatch):
