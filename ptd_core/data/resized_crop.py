@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 
 from ptd_core.data.randaugment import to_device
 
+ONE_BY_ONE = 64  # pixels a side from which, on a CPU, images are resized one after the other
 ATTEMPTS = 10  # shapes tried until one fits into the image, which stays whole otherwise; torchvision's limit
 
 
@@ -70,6 +72,8 @@ class ResizedCrop:
         images: uint8 (n, C, S, S) -> uint8 (n, C, S, S): what v2.functional.resized_crop(antialias=True) makes of
         their bytes as floats, rounded. (Of bytes it rounds in between as well, and differently on different CPUs.)
         """
+        if images.device.type == "cpu" and images.shape[-1] >= ONE_BY_ONE:
+            return self._one_by_one(images, crops, flip)
         size, resample = images.shape[-1], FILTERS[self.crop_interpolation]
         top, left, height, width = to_device(torch.from_numpy(crops), images.device)[:, :, None, None]
         columns = _weights(left, width, size, resample)
@@ -77,6 +81,15 @@ class ResizedCrop:
         wide = torch.bmm(images.flatten(1, 2).float(), columns.transpose(1, 2))
         found = _weights(top, height, size, resample).unsqueeze(1) @ wide.view(images.shape)
         return found.round_().clamp_(0, 255).to(torch.uint8)
+
+    def _one_by_one(self, images: Tensor, crops: np.ndarray, flip: np.ndarray) -> Tensor:
+        """The same but for rounding, and faster for large images on a CPU: only what has weight is added up."""
+        resized = torch.empty_like(images)
+        for image, into, (top, left, height, width), mirrored in zip(images, resized, crops.T.tolist(), flip.tolist()):
+            part = image[None, :, top : top + height, left : left + width].float()
+            found = nnf.interpolate(part, images.shape[-2:], mode=self.crop_interpolation, antialias=True)[0]
+            into.copy_((found.flip(-1) if mirrored else found).round_().clamp_(0, 255))
+        return resized
 
 
 def crop_masks(masks: Tensor, crops: np.ndarray, flip: np.ndarray) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
+from ptd_core.data import resized_crop
 from ptd_core.data.augment import Augmentation, augment_epoch, augment_masks
 from ptd_core.data.resized_crop import ResizedCrop, crop_masks
 from ptd_core.errors import RecipeError
@@ -21,8 +22,10 @@ CROPS[:, :4] = np.array([[0, 0, SIZE, SIZE], [3, 4, 1, 1], [0, 23, SIZE, 1], [2,
 FLIP = RNG.random(40) < 0.5
 
 
+@pytest.mark.parametrize("one_by_one_from", [1, 1000])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_pixels_are_torchvisions(interpolation):
+def test_pixels_are_torchvisions(interpolation, one_by_one_from, monkeypatch):
+    monkeypatch.setattr(resized_crop, "ONE_BY_ONE", one_by_one_from)
     found = ResizedCrop(crop_interpolation=interpolation).apply(IMAGES, CROPS, FLIP)
     assert found.dtype == torch.uint8
     mode = InterpolationMode[interpolation.upper()]
@@ -32,7 +35,9 @@ def test_pixels_are_torchvisions(interpolation):
     assert torch.equal(found[0], IMAGES[0].flip(-1) if FLIP[0] else IMAGES[0])
 
 
-def test_pixels_of_a_larger_image_are_torchvisions():
+@pytest.mark.parametrize("one_by_one_from", [1, 1000])
+def test_pixels_of_a_larger_image_are_torchvisions(one_by_one_from, monkeypatch):
+    monkeypatch.setattr(resized_crop, "ONE_BY_ONE", one_by_one_from)
     image = torch.from_numpy(RNG.integers(0, 256, (1, 3, 225, 225), dtype=np.uint8))
     for crop in ([0, 0, 225, 225], [10, 7, 63, 80], [100, 3, 120, 200], [224, 224, 1, 1]):
         found = ResizedCrop().apply(image, np.array(crop)[:, None], np.array([False]))
