@@ -20,8 +20,9 @@
 # 4. **train** three ways: all tokens, fewer tokens, and all tokens for as long as fewer tokens take;
 # 5. **decide**, with intervals.
 #
-# Run all cells as they are, and timm's smallest ViT learns a folder of generated shapes. For your own, name the folder,
-# a timm model and its arguments; images lie in class folders, with or without parts such as `train/` and `val/`:
+# Run all cells as they are, and this book's small ViT learns a folder of generated shapes. For your own, name the
+# folder, a timm model and its arguments; images lie in class folders, with or without parts such as `train/` and
+# `val/`:
 #
 # ```
 # papermill book/your_vit.ipynb out.ipynb -p data_dir PATH_TO_IMAGES -p image_size 64 -p model deit_tiny_patch16_224 \
@@ -64,8 +65,8 @@ image_size: int = 32  # image side in pixels; CIFAR has 32
 size_stages: str = ""  # training image sides at shares of the run, as 24/28/32 at 60/20/20; empty: image_size
 subset: int = 0  # training images, class-balanced; 0: all
 test_subset: int = 0  # test images, class-balanced; 0: all
-model: str = "test_vit"  # hybrid_vit, or the name of a timm ViT, as timm.list_models() gives it
-model_args: str = "patch_size:4"  # arguments of the timm ViT, as patch_size:4, depth:6
+model: str = "hybrid_vit"  # hybrid_vit, or the name of a timm ViT, as timm.list_models() gives it
+model_args: str = ""  # arguments of the timm ViT, as patch_size:4, depth:6
 weights: str = ""  # file of weights to begin with: .safetensors, .pt, .pth or .bin; empty: drawn by seed
 stem_width: int = 32  # channels after the first stem convolution, doubled by the second
 stem_stride: int = 4  # image pixels per token side: 1, 2, 4 or 8
@@ -109,11 +110,11 @@ erase: float = 0.0  # probability of random erasing
 mixup_alpha: float = 0.0  # Mixup: Beta(alpha, alpha); 0: off
 cutmix_alpha: float = 0.0  # CutMix: Beta(alpha, alpha); 0: off
 cutmix_share: float = 0.5  # share of batches that get CutMix where both are on
-epochs: int = 6  # passes over the training images
-batch_size: int = 64  # images a training step; an epoch omits its last, smaller batch
+epochs: int = 8  # passes over the training images
+batch_size: int = 32  # images a training step; an epoch omits its last, smaller batch
 accumulate_steps: int = 1  # micro-batches of a batch, one by one, for memory; batch norm and dropout see each alone
 eval_batch_size: int = 256  # images an evaluation step
-eval_every: int = 6  # epochs between evaluations; the last epoch always has one
+eval_every: int = 8  # epochs between evaluations; the last epoch always has one
 lr: float = 0.0015  # peak learning rate of AdamW
 layer_decay: float = 1.0  # learning rate of each block over that of the next, down from the head; 1: one for all
 frozen_blocks: int = 0  # first blocks not trained, nor stem, class token, positions; all: only the head is; 0: none
@@ -175,8 +176,8 @@ your_vit.predicted(candidates, len(data.classes))
 # slower than larger ones. Trust this table more than the last one.
 
 # %%
-costs, times = your_vit.measured(candidates)
-times
+steps = your_vit.measured(candidates)
+steps.table
 
 # %% [markdown]
 # ## Train, three ways
@@ -185,9 +186,8 @@ times
 # tokens pay only if they beat *all tokens for as long as they take*.
 
 # %%
-arms = your_vit.arms(recipe, costs["yours"])
-for name, arm in arms.items():
-    print(f"{name}: {arm.epochs} epochs")
+arms = your_vit.arms(recipe, steps.shares["yours"])
+your_vit.planned(arms, repeats, steps, data)
 
 # %%
 done = your_vit.trained(arms, repeats)
@@ -225,5 +225,5 @@ your_vit.decided(done)
 #
 # 1. Set `drop_shape = "polynomial"` and `drop_stages = ""`: the published curriculum. Does the decision change?
 # 2. Set `repeats = (0, 1, 2, 3)`. By how much does the interval shrink?
-# 3. Set `model_args = "patch_size:8"`: a quarter of the tokens. What is left to save?
+# 3. Set `stem_stride = 8`: a quarter of the tokens. What is left to save?
 # 4. Set `weights` to the `weights.safetensors` of a run in `runs/`, with `lr = 5e-4`: does fine-tuning need all tokens?

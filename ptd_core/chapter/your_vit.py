@@ -1,7 +1,7 @@
 """What chapter 5 does with the reader's own ViT and images: looks, predicts, measures, trains and decides."""
 
 import hashlib
-import math
+import re
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -12,23 +12,37 @@ from IPython.display import Markdown
 from PIL import Image
 
 from ptd_core.bench.workload import CLASSES, Workload
+from ptd_core.chapter.decision import ALL, EQUAL_TIME, FEWER, Trained, decided
 from ptd_core.chapter.notebook import table
 from ptd_core.cost import cost, run_training_cost
-from ptd_core.data.dataset import Dataset, Split
+from ptd_core.data.dataset import Dataset, Split, chunks_of
 from ptd_core.data.shapes import load_shapes
 from ptd_core.errors import RecipeError
 from ptd_core.evaluation.policies import NO_DROP
 from ptd_core.machine.clock import interleave
 from ptd_core.paths import resolve_data_dir
+from ptd_core.progress import duration
 from ptd_core.recipe import Recipe
 from ptd_core.records.cells import Cell, FinishedRun
-from ptd_core.records.effects import NO_LOSS, Effect, effect
 from ptd_core.records.files import make_folder
-from ptd_core.records.statistics import spread
+from ptd_core.records.statistics import T975
 from ptd_core.run import Run, execute
 
+__all__ = [
+    "arms",
+    "candidates",
+    "checked",
+    "decided",
+    "facts",
+    "measured",
+    "planned",
+    "predicted",
+    "trained",
+    "with_images",
+]
+
 EXAMPLE = "data/shapes_as_images"  # the folder that the chapter makes where the reader has named none
-ALL, FEWER, EQUAL_TIME = "all tokens", "fewer tokens", "all tokens, equal time"
+MOST_SEEDS = len(T975) + 1
 _ALL_TOKENS = NO_DROP | {"size_stages": ""}
 
 
@@ -60,17 +74,23 @@ def checked(data: Dataset) -> Markdown:
     for name, split in (("training", data.train), ("test", data.test)):
         counts = np.bincount(split.labels.numpy(), minlength=len(data.classes))
         most, least = int(counts.argmax()), int(counts.argmin())
-        sizes = [f"{counts[one]:,} ({data.classes[one]})" for one in (least, most)]
+        sizes = [f"{counts[one]:,} ({_as_text(data.classes[one])})" for one in (least, most)]
         rows.append([name, f"{len(split):,}", *sizes, f"{100 * counts[most] / len(split):.1f} %"])
     print(f"{len(data.classes)} classes; {shared_images(data)} test images are training images too")
     return table(["part", "images", "smallest class", "largest class", "always the largest: accuracy"], rows)
+
+
+def _as_text(name: str) -> str:
+    """A name in Markdown, in a table, as it is."""
+    return re.sub(r"([\\`*_<>|\[\]$~])", r"\\\1", name)
 
 
 def shared_images(data: Dataset) -> int:
     """How many test images are, pixel by pixel, among the training images."""
 
     def digests(split: Split) -> list[bytes]:
-        return [hashlib.sha256(image.numpy()).digest() for image in split.images]
+        chunks = chunks_of(split.images, split.mapped)
+        return [hashlib.sha256(image.numpy()).digest() for chunk in chunks for image in chunk]
 
     training = set(digests(data.train))
     return sum(digest in training for digest in digests(data.test))
@@ -123,11 +143,21 @@ def facts(recipe: Recipe, classes: int) -> Markdown:
     return table([recipe.model, ""], list(rows.items()))
 
 
-def measured(found: dict[str, Recipe], rounds: int = 3) -> tuple[dict[str, float], Markdown]:
-    """Time of each policy's whole training over that of all tokens, from a few steps of each kind of epoch.
+@dataclass(frozen=True)
+class Measured:
+    """step_seconds: of a training step with all tokens. shares: of each policy, the time of its whole training over
+    that of all tokens. table: the same to be shown."""
 
-    Steps are interleaved, medians of `rounds`; random pixels stand in for images. Also as a table. Where images change
-    their size, operations stand in for time, and the table says so.
+    step_seconds: float
+    shares: dict[str, float]
+    table: Markdown
+
+
+def measured(found: dict[str, Recipe], rounds: int = 3) -> Measured:
+    """Each policy's time, from a few steps of each kind of epoch.
+
+    Steps are interleaved, medians of `rounds`; random pixels stand in for images. Where images change their size,
+    operations stand in for time, and the table says so.
     """
     work = Workload(next(iter(found.values())).replace(**_ALL_TOKENS))
     cases, epochs = {(ALL, None): work.trainers_step(None)}, {}
@@ -149,7 +179,7 @@ def measured(found: dict[str, Recipe], rounds: int = 3) -> tuple[dict[str, float
     how = {name: "operations" if recipe.size_stages else "measured" for name, recipe in found.items()}
     rows = [[name, f"{one:.3f}", f"{1 / one:.3f}x", how[name]] for name, one in costs.items()]
     print(f"a step with all tokens: {whole.median:.3f} s on {work.device}")
-    return costs, table(["policy", "time of the training", "faster by", "by"], rows)
+    return Measured(whole.median, costs, table(["policy", "time of the training", "faster by", "by"], rows))
 
 
 def arms(recipe: Recipe, share: float) -> dict[str, Recipe]:
@@ -167,65 +197,48 @@ def arms(recipe: Recipe, share: float) -> dict[str, Recipe]:
     }
 
 
-@dataclass(frozen=True)
-class Trained:
-    """cells: the finished runs of each arm. first: the run of the first seed with fewer tokens."""
-
-    cells: dict[str, Cell]
-    first: Run
+def planned(compared: dict[str, Recipe], repeats: tuple[int, ...], steps: Measured, data: Dataset) -> Markdown:
+    """How many epochs each training has, and how long all of them will take by the measured steps."""
+    rows, total, epochs = [], 0.0, compared[FEWER].epochs
+    for name, recipe in compared.items():
+        step = steps.step_seconds * (steps.shares["yours"] if name == FEWER else 1.0)
+        price = cost(recipe.vit, len(data.classes))
+        evaluation = steps.step_seconds / recipe.batch_size * price.forward / price.training
+        images = (2 if recipe.ema_decay else 1) * len(data.test) + min(len(data.test), len(data.train))
+        evaluations = -(-recipe.epochs // recipe.eval_every)
+        seconds = recipe.epochs * (len(data.train) // recipe.batch_size) * step + evaluations * images * evaluation
+        total += len(repeats) * seconds
+        rows.append([name, recipe.epochs, f"about {duration(seconds)}"])
+    print(
+        f"{len(repeats) * len(rows)} trainings, about {duration(total)} in all; {epochs} epochs with fewer tokens take "
+        f"as long as {steps.shares['yours'] * epochs:.1f} with all"
+    )
+    return table(["training", "epochs", "each"], rows)
 
 
 def trained(compared: dict[str, Recipe], seeds: tuple[int, ...]) -> Trained:
-    """Every arm with every seed, seed by seed; finished runs are not repeated."""
+    """Every arm with every seed, seed by seed; finished runs are not repeated. Says how long the others will take.
+
+    Raises RecipeError unless there are 1 to 20 different seeds.
+    """
+    if not 1 <= len(set(seeds)) == len(seeds) <= MOST_SEEDS:
+        raise RecipeError(f"repeats = {seeds}: 1 to {MOST_SEEDS} different seeds can be compared")
     runs: dict[str, list[Run]] = {name: [] for name in compared}
     data = next(iter(compared.values())).load_dataset()
-    for seed in seeds:
-        for name, recipe in compared.items():
-            print(f"\n{name}, seed {seed}")
-            one = recipe.replace(run=f"{recipe.run_name}_seed{seed}", seed=seed)
-            runs[name].append(execute(one, dataset=data))
+    todo = [(seed, name) for seed in seeds for name in compared]
+    price = {  # operations of a training, for the time that is left
+        name: run_training_cost(one.vit, len(data.classes), one.token_drop, one.keeps, one.sides)[0]
+        for name, one in compared.items()
+    }
+    seconds = done = 0.0
+    for number, (seed, name) in enumerate(todo, start=1):
+        print(f"\n{number} of {len(todo)}: {name}, seed {seed}")
+        one = compared[name].replace(run=f"{compared[name].run_name}_seed{seed}", seed=seed)
+        run = execute(one, dataset=data)
+        runs[name].append(run)
+        seconds += run.record.times.train_seconds + run.record.times.eval_seconds
+        done += price[name]
+        if left := sum(price[other] for _, other in todo[number:]):
+            print(f"about {duration(left * seconds / done)} left for the other {len(todo) - number} trainings")
     cells = {name: Cell(name, [FinishedRun.of(run.record, name) for run in found]) for name, found in runs.items()}
-    return Trained(cells, runs[FEWER][0])
-
-
-def decided(found: Trained) -> Markdown:
-    """The page of decision: what each arm reached in what time, the differences, and what follows from them."""
-    cells = found.cells
-    rows = [
-        [name, spread(cell.values("test_accuracy")), f"{sum(cell.values('train_seconds')) / len(cell.runs):.1f} s"]
-        for name, cell in cells.items()
-    ]
-    loss, gain = (effect(cells[FEWER], cells[control]) for control in (ALL, EQUAL_TIME))
-    lines = [
-        table(["trained with", f"test accuracy, {len(cells[FEWER].runs)} seed(s)", "training"], rows).data,
-        f"- Against all tokens, as many epochs: {_words(loss)}.",
-        f"- Against all tokens, as much time: {_words(gain)}.",
-        f"\n**{verdict(loss, gain)}**",
-    ]
-    return Markdown("\n".join([lines[0], "", *lines[1:]]))
-
-
-def verdict(loss: Effect, gain: Effect) -> str:
-    """What follows, in one sentence. loss: against all tokens for as many epochs; gain: for as much time."""
-    if math.isnan(gain.t_low):
-        return "Not decided: one seed has no interval."
-    if gain.t_high < 0:
-        return "It does not pay: the same time with all tokens gives more."
-    if gain.t_low > 0 and loss.t_low > NO_LOSS:
-        return "It pays: as good as all tokens, and better than what they reach in the same time."
-    if gain.t_low > 0:
-        return (
-            "It pays where time is short: better than all tokens in the same time; that nothing is lost against all "
-            "epochs is not shown."
-        )
-    half = (gain.t_high - gain.t_low) / 2
-    return (
-        f"Not decided: with {len(gain.seeds)} seeds a difference of {half:.1f} points could have hidden. Four times as "
-        "many seeds halve that."
-    )
-
-
-def _words(one: Effect) -> str:
-    if math.isnan(one.t_low):
-        return f"{one.mean:+.2f} points, one seed"
-    return f"{one.mean:+.2f} points (95 % {one.t_low:+.2f} to {one.t_high:+.2f}, n = {len(one.seeds)})"
+    return Trained(cells, runs[FEWER][0], data.test.labels)

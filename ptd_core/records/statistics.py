@@ -51,8 +51,13 @@ def t_interval(values: list[float]) -> Interval:
     if len(values) > len(T975) + 1:
         raise ValueError(f"t is known for 2 to {len(T975) + 1} values; got {len(values)}")
     mean, sd = mean_and_sd(values)
-    half = T975[len(values) - 2] * sd / len(values) ** 0.5
+    half = half_width(sd, len(values))
     return mean - half, mean + half
+
+
+def half_width(sd: float, count: int) -> float:
+    """Half of that interval, of 2 to 20 values with this sample standard deviation."""
+    return T975[count - 2] * sd / count**0.5
 
 
 def _refuse_few(values: list[float]) -> None:

@@ -23,9 +23,8 @@ CHAPTERS = {  # and where their parameters differ from a recipe's
         "batch_size": 32, "eval_every": 5,
     },
     "your_vit": {
-        "dataset": "folder", "data_dir": "data/shapes_as_images", "subset": 0, "test_subset": 0, "model": "test_vit",
-        "model_args": "patch_size:4", "drop_block": 1, "drop_shape": "steps", "drop_stages": ".5/.75/1 at 45/40/15",
-        "epochs": 6, "eval_every": 6,
+        "dataset": "folder", "data_dir": "data/shapes_as_images", "subset": 0, "test_subset": 0, "drop_block": 1,
+        "drop_shape": "steps", "drop_stages": ".5/.75/1 at 45/40/15", "epochs": 8, "batch_size": 32, "eval_every": 8,
     },
 }  # fmt: skip
 
