@@ -31,7 +31,7 @@
 
 # %%
 # %matplotlib inline
-from ptd_core.chapter import notebook, your_vit
+from ptd_core.chapter import decision, notebook, your_vit
 
 before = notebook.names(globals())
 
@@ -207,7 +207,7 @@ notebook.saliency(done.first)
 # equal time lies above zero, and that against equal epochs above -0.3 points.
 
 # %%
-your_vit.decided(done)
+decision.decided(done)
 
 # %% [markdown]
 # How sure is that? As sure as the seeds are many and the trainings long. A model that has not learnt much yet gains

@@ -12,7 +12,7 @@ from IPython.display import Markdown
 from PIL import Image
 
 from ptd_core.bench.workload import CLASSES, Workload
-from ptd_core.chapter.decision import ALL, EQUAL_TIME, FEWER, Trained, decided
+from ptd_core.chapter.decision import ALL, EQUAL_TIME, FEWER, Trained
 from ptd_core.chapter.notebook import table
 from ptd_core.cost import cost, run_training_cost
 from ptd_core.data.dataset import Dataset, Split, chunks_of
@@ -28,21 +28,9 @@ from ptd_core.records.files import make_folder
 from ptd_core.records.statistics import T975
 from ptd_core.run import Run, execute
 
-__all__ = [
-    "arms",
-    "candidates",
-    "checked",
-    "decided",
-    "facts",
-    "measured",
-    "planned",
-    "predicted",
-    "trained",
-    "with_images",
-]
-
 EXAMPLE = "data/shapes_as_images"  # the folder that the chapter makes where the reader has named none
 MOST_SEEDS = len(T975) + 1
+ROUNDED = 0.05  # share of its time by which a control's whole epochs may miss it without a word
 _ALL_TOKENS = NO_DROP | {"size_stages": ""}
 
 
@@ -209,10 +197,16 @@ def planned(compared: dict[str, Recipe], repeats: tuple[int, ...], steps: Measur
         seconds = recipe.epochs * (len(data.train) // recipe.batch_size) * step + evaluations * images * evaluation
         total += len(repeats) * seconds
         rows.append([name, recipe.epochs, f"about {duration(seconds)}"])
+    exact = steps.shares["yours"] * epochs
     print(
         f"{len(repeats) * len(rows)} trainings, about {duration(total)} in all; {epochs} epochs with fewer tokens take "
-        f"as long as {steps.shares['yours'] * epochs:.1f} with all"
+        f"as long as {exact:.1f} with all"
     )
+    if abs(off := compared[EQUAL_TIME].epochs / exact - 1) > ROUNDED:
+        print(
+            f"note: in whole epochs the control has {100 * abs(off):.0f} % {'more' if off > 0 else 'less'} time than "
+            "that; with more epochs they come closer"
+        )
     return table(["training", "epochs", "each"], rows)
 
 

@@ -123,7 +123,7 @@ class Dataset:
     def normaliser(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
         """A function on a device from images in [0, 1] (B, 3, S, S) to what a model takes."""
         mean, std = torch.tensor([self.mean, self.std], device=device).view(2, 1, 3, 1, 1)
-        return lambda images: (images - mean) / std
+        return lambda images: (images - mean).div_(std)
 
     @cached_property
     def digest(self) -> str:
