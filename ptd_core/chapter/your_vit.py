@@ -233,6 +233,7 @@ def trained(compared: dict[str, Recipe], seeds: tuple[int, ...]) -> Trained:
         seconds += run.record.times.train_seconds + run.record.times.eval_seconds
         done += price[name]
         if left := sum(price[other] for _, other in todo[number:]):
-            print(f"about {duration(left * seconds / done)} left for the other {len(todo) - number} trainings")
+            others = "last training" if number + 1 == len(todo) else f"other {len(todo) - number} trainings"
+            print(f"about {duration(left * seconds / done)} left for the {others}")
     cells = {name: Cell(name, [FinishedRun.of(run.record, name) for run in found]) for name, found in runs.items()}
     return Trained(cells, runs[FEWER][0], data.test.labels)

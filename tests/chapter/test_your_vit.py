@@ -147,7 +147,7 @@ def test_trainings_are_counted_and_timed(recipe, monkeypatch, capsys):
         f"2 of 6: {FEWER}, seed 4", "about 48 s left for the other 4 trainings",
         f"3 of 6: {EQUAL_TIME}, seed 4", "about 24 s left for the other 3 trainings",
         f"4 of 6: {ALL}, seed 7", "about 19 s left for the other 2 trainings",
-        f"5 of 6: {FEWER}, seed 7", "about 13 s left for the other 1 trainings",
+        f"5 of 6: {FEWER}, seed 7", "about 13 s left for the last training",
         f"6 of 6: {EQUAL_TIME}, seed 7",
     ]  # fmt: skip
     assert [len(cell.runs) for cell in found.cells.values()] == [2, 2, 2] and len(found.test_labels) == 20
