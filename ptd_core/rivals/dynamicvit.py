@@ -30,7 +30,8 @@ class Predictor(nn.Module):
     def forward(self, x_BNE: Tensor, left_BN1: Tensor) -> Tensor:
         """Patch tokens and which of them are left (1 or 0) -> (B, N, 2)."""
         local, whole = self.embed(x_BNE).chunk(2, dim=-1)
-        whole = (whole * left_BN1).sum(dim=1, keepdim=True) / left_BN1.sum(dim=1, keepdim=True)
+        count_B11 = left_BN1.sum(dim=1, keepdim=True).clamp_min(1)  # of few tokens, chance may leave an image none
+        whole = (whole * left_BN1).sum(dim=1, keepdim=True) / count_B11
         return self.decide(torch.cat([local, whole.expand_as(local)], dim=-1)).log_softmax(dim=-1)
 
 

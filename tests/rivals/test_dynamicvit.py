@@ -110,6 +110,25 @@ def test_the_shares_are_learned():
     assert shares == pytest.approx(0.5, abs=0.1)
 
 
+def test_an_image_of_which_chance_leaves_no_token_is_no_nan(monkeypatch):
+    """Of few tokens every one may be drawn as dropped: the class token goes on alone, and gradients stay finite."""
+    module = network().train()
+    monkeypatch.setattr(F, "gumbel_softmax", lambda logits, hard: (logits * 0).exp() * torch.tensor([0.0, 1.0]))
+    logits, loss = module(images(), (40, 9))
+    (logits.sum() + loss).backward()
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+    alone = module.vit.forward_head(module.vit.norm(_class_token_alone(module)))
+    torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-4)  # but for the epsilon of the softmax
+
+
+def _class_token_alone(module):
+    x = module.vit.blocks[0](module.vit.embed(images()))[:, :1]
+    for block in module.vit.blocks[1:]:
+        x = block(x)
+    return x
+
+
 def test_without_keep_it_is_the_vit_itself():
     module = network().eval()
     assert torch.equal(module(images()), module.vit(images()))
