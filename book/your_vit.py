@@ -173,7 +173,8 @@ your_vit.predicted(candidates, len(data.classes))
 #
 # A few training steps of each kind of epoch, in turn, so that all meet the same neighbours on the machine. Small models
 # on a GPU may gain nothing, because starting the operations takes longer than doing them; some numbers of tokens are
-# slower than larger ones. Trust this table more than the last one.
+# slower than larger ones. Trust this table more than the last one, unless rounds differ by as much as there is to gain:
+# then something else uses the machine.
 
 # %%
 steps = your_vit.measured(candidates)

@@ -64,6 +64,7 @@ def checked(data: Dataset) -> Markdown:
         most, least = int(counts.argmax()), int(counts.argmin())
         sizes = [f"{counts[one]:,} ({_as_text(data.classes[one])})" for one in (least, most)]
         rows.append([name, f"{len(split):,}", *sizes, f"{100 * counts[most] / len(split):.1f} %"])
+    print(*data.notes, sep="\n", end="\n" if data.notes else "")
     print(f"{len(data.classes)} classes; {shared_images(data)} test images are training images too")
     return table(["part", "images", "smallest class", "largest class", "always the largest: accuracy"], rows)
 
@@ -166,7 +167,7 @@ def measured(found: dict[str, Recipe], rounds: int = 3) -> Measured:
         costs[name] = sum(count * shares[keep] for keep, count in epochs[name].items()) / recipe.epochs
     how = {name: "operations" if recipe.size_stages else "measured" for name, recipe in found.items()}
     rows = [[name, f"{one:.3f}", f"{1 / one:.3f}x", how[name]] for name, one in costs.items()]
-    print(f"a step with all tokens: {whole.median:.3f} s on {work.device}")
+    print(f"a step with all tokens: {whole.median:.3f} s on {work.device}, ±{100 * whole.spread:.0f} % between rounds")
     return Measured(whole.median, costs, table(["policy", "time of the training", "faster by", "by"], rows))
 
 

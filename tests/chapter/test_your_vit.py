@@ -58,9 +58,12 @@ def test_the_check_counts_classes_and_images_in_both_parts(capsys):
     data = Dataset("d", train, test, ("a", "b", "c"), (0.5,) * 3, (0.2,) * 3)
     text = your_vit.checked(data).data
     assert "| training | 5 | 1 (a) | 3 (b) | 60.0 % |" in text and "| test | 4 | 1 (a) | 2 (c) | 50.0 % |" in text
-    assert "3 classes; 2 test images are training images too" in capsys.readouterr().out
-    apart = dataclasses.replace(data, test=Split(images[5:], torch.tensor([0, 1])))
-    assert your_vit.shared_images(apart) == 0
+    assert capsys.readouterr().out == "3 classes; 2 test images are training images too\n"
+    apart = dataclasses.replace(
+        data, test=Split(images[5:], torch.tensor([0, 1])), notes=("from a", "2 files not used")
+    )
+    your_vit.checked(apart)
+    assert capsys.readouterr().out == "from a\n2 files not used\n3 classes; 0 test images are training images too\n"
 
 
 def test_candidates_differ_and_say_which_are_left_out(recipe, capsys):
@@ -93,7 +96,7 @@ def test_measured_time_is_weighted_by_epochs(recipe, monkeypatch, capsys):
     assert steps.shares["sizes"] == ours / whole
     table = steps.table.data
     assert "| yours | 0.625 | 1.600x | measured |" in table and "| operations |" in table
-    assert "a step with all tokens: 2.000 s on cpu" in capsys.readouterr().out
+    assert "a step with all tokens: 2.000 s on cpu, ±0 % between rounds" in capsys.readouterr().out
 
 
 def test_a_few_real_steps_are_measured(recipe):
