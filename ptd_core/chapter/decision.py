@@ -53,8 +53,8 @@ def decided(found: Trained) -> Markdown:
     ]
     if not 1 / UNEQUAL < gain.faster < UNEQUAL:
         lines.append(
-            f"- **The times were not equal**: *{EQUAL_TIME}* took {gain.faster:.2f} times as long as *{FEWER}*. By the "
-            "measured steps they would have been; something else may have used the machine meanwhile."
+            f"- **The times were not equal**: *{EQUAL_TIME}* took {gain.faster:.2f} times as long as *{FEWER}*: "
+            "whole epochs could not be equal (see the plan), or something else used the machine meanwhile."
         )
     best = max(statistics.mean(cell.values("test_accuracy")) for cell in cells.values())
     lines.append(f"\n**{verdict(loss, gain, best, learnt_above(labels))}**")
