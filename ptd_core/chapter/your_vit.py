@@ -174,7 +174,8 @@ def measured(found: dict[str, Recipe], rounds: int = 3) -> Measured:
 def arms(recipe: Recipe, share: float) -> dict[str, Recipe]:
     """Three trainings to compare: all tokens, the recipe, and all tokens for as many epochs as its time allows.
 
-    share: the time of the recipe's training over that with all tokens.
+    share: the time of the recipe's training over that with all tokens. Measured again it may be another, and so
+    the last one's name says how many epochs it has.
     """
     name, epochs = recipe.run_name, max(1, round(share * recipe.epochs))
     whole = recipe.replace(run=f"{name}_all_tokens", **_ALL_TOKENS)
@@ -182,7 +183,7 @@ def arms(recipe: Recipe, share: float) -> dict[str, Recipe]:
     return {
         ALL: whole,
         FEWER: recipe.replace(run=f"{name}_fewer_tokens"),
-        EQUAL_TIME: whole.replace(run=f"{name}_equal_time", epochs=epochs, warmup_epochs=warmup),
+        EQUAL_TIME: whole.replace(run=f"{name}_{epochs}_epochs", epochs=epochs, warmup_epochs=warmup),
     }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from types import SimpleNamespace
 
 import nbformat
@@ -109,7 +110,9 @@ def test_three_trainings_one_of_them_as_long_as_fewer_tokens_take(recipe):
     assert {name: arm.epochs for name, arm in arms.items()} == {ALL: 20, FEWER: 20, EQUAL_TIME: 15}
     assert not any(arms[ALL].keeps) and not any(arms[EQUAL_TIME].keeps) and any(arms[FEWER].keeps)
     assert arms[FEWER].settings() == recipe.replace(epochs=20, warmup_epochs=3).settings()
-    assert len({arm.run_name for arm in arms.values()}) == 3
+    again = your_vit.arms(recipe.replace(epochs=20, warmup_epochs=3), 0.69)  # steps are measured anew each time
+    assert len({arm.run_name for arm in (*arms.values(), *again.values())}) == 4
+    assert [again[name] == arms[name] for name in arms] == [True, True, False]
     shortest = your_vit.arms(recipe.replace(warmup_epochs=3), 0.1)[EQUAL_TIME]
     assert (shortest.epochs, shortest.warmup_epochs) == (1, 0)
 
@@ -228,4 +231,6 @@ def test_the_chapter_decides(tmp_path, forked_kernels):
     assert len(tables) == 6 and "2 seed(s)" in tables[-1] and "**" in tables[-1]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     runs = {path.parent.name for path in (tmp_path / "runs").glob("*/run.json")}
-    assert runs == {f"mine_{arm}_seed{seed}" for arm in ("all_tokens", "fewer_tokens", "equal_time") for seed in (0, 1)}
+    (epochs,) = re.findall(r"all tokens, equal time \| (\d+) \|", tables[-1])
+    arms = ("all_tokens", "fewer_tokens", f"{epochs}_epochs")
+    assert runs == {f"mine_{arm}_seed{seed}" for arm in arms for seed in (0, 1)}
