@@ -20,7 +20,7 @@ from ptd_core.sweep.outcome import Outcome, finished
 from ptd_core.sweep.plan import PlannedRun
 from ptd_core.sweep.terminal import Show
 
-GRACE = 60  # seconds for a step and a checkpoint
+GRACE = 45  # seconds for a step and a checkpoint; `reproduce` gives a sweep longer, or it would leave these behind
 _LOOK = 0.05  # seconds between looks at processes
 _SHOWN = 3  # lines of what a failed process printed last
 
