@@ -79,7 +79,9 @@ class Estimate:
         recipe = trainer.recipe
         prices = training_costs(recipe.vit, trainer.classes, recipe.token_drop, recipe.keeps, recipe.sides)
         self._step = [recipe.batch_size * price for price in prices]  # operations of a step, for each epoch
-        evaluation = trainer.evaluated_images() * cost(recipe.vit, trainer.classes).forward
+        evaluation = (
+            recipe.evaluated_images(len(trainer.train), len(trainer.test)) * cost(recipe.vit, trainer.classes).forward
+        )
         epochs = [
             trainer.steps_per_epoch * step + trainer.evaluates(epoch) * evaluation
             for epoch, step in enumerate(self._step)

@@ -553,6 +553,10 @@ class Recipe(BaseModel):
         keep = self.keep(epoch)
         return keep[-1] if keep else self.grid_at(self.side(epoch)) ** 2
 
+    def evaluated_images(self, train: int, test: int) -> int:
+        """Forward passes of one evaluation: the test images once or twice, and as many training images."""
+        return test * (2 if self.ema_decay else 1) + min(test, train)
+
     def keeps_weights(self, epochs: int) -> bool:
         """Whether the weights after so many epochs are kept in a file of their own."""
         return epochs == 1 or (self.weights_every > 0 and epochs % self.weights_every == 0)

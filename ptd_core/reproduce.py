@@ -8,7 +8,6 @@ written under runs/.
 """
 
 import argparse
-import functools
 import json
 import signal
 import subprocess
@@ -51,21 +50,21 @@ def main(arguments: list[str] | None = None) -> int:
     settings = [f"data_dir={options.data_dir}", f"out_dir={out}", *options.overrides]
     bench = out / "runs" / "reproduction_bench"
     try:
-        jobs = [] if options.no_bench else [(
-            bench.name, lambda: bench_finished(bench), ["ptd_core.bench", "--to", str(bench), *options.overrides],
-        )]  # fmt: skip
+        jobs = []
+        if not options.no_bench:
+            module = ["ptd_core.bench", "--to", str(bench), *options.overrides]
+            jobs.append((bench.name, bench_finished(bench), module))
         for name, (file, *changes) in RECIPES.items():
-            done = functools.partial(_run_finished, name, str(out))
-            jobs.append((name, done, ["ptd_core", f"parameters/{file}.yaml", *settings, *changes]))
+            module = ["ptd_core", f"parameters/{file}.yaml", *settings, *changes]
+            jobs.append((name, _run_finished(name, str(out)), module))
         if options.sweep:
-            file = Path(options.sweep) if Path(options.sweep).is_absolute() else PROJECT_ROOT / options.sweep
+            file = PROJECT_ROOT / options.sweep  # itself, if it is absolute
             changes = [text for text in settings if not text.startswith("seed=")]  # it lists its own
             plan = read_plan(file, changes)
-            command = ["ptd_core.sweep", str(file), *changes, "--processes", str(options.processes)]
-            jobs.append((plan.name, functools.partial(sweep_finished, plan), command))
-        for name, done, module in jobs:
-            status = _do(name, done(), module, end)
-            if status:
+            module = ["ptd_core.sweep", str(file), *changes, "--processes", str(options.processes)]
+            jobs.append((plan.name, sweep_finished(plan), module))
+        for job in jobs:
+            if status := _do(*job, end):
                 return status
         return 0
     except PTDError as error:

@@ -235,9 +235,5 @@ class Trainer:
         _, clean = self.evaluate(self.headline, self.train, self._clean)
         return dict(zip(_EVALUATED, (clean, *test, *ema_test)))
 
-    def evaluated_images(self) -> int:
-        """Forward passes of one evaluation: the test images once or twice, and as many training images."""
-        return len(self.test) * (2 if self.averaged else 1) + min(len(self.test), len(self.train))
-
 
 _EVALUATED = ("clean_train_accuracy", "test_loss", "test_accuracy", "ema_test_loss", "ema_test_accuracy")

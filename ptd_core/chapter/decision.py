@@ -9,7 +9,7 @@ from IPython.display import Markdown
 
 from ptd_core.chapter.notebook import table
 from ptd_core.records.cells import Cell
-from ptd_core.records.effects import NO_LOSS, Effect, effect
+from ptd_core.records.effects import NO_LOSS, Effect, effect, in_words
 from ptd_core.records.statistics import half_width, spread
 from ptd_core.run import Run
 
@@ -101,4 +101,4 @@ def _seconds(cell: Cell) -> float:
 def _words(one: Effect) -> str:
     if math.isnan(one.t_low):
         return f"{one.mean:+.2f} points, one seed"
-    return f"{one.mean:+.2f} points (95 % {one.t_low:+.2f} to {one.t_high:+.2f}, n = {len(one.seeds)})"
+    return in_words(one, "95 % ")

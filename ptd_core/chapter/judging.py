@@ -18,7 +18,7 @@ from ptd_core.evaluation import table
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.records.cells import group, read_runs
-from ptd_core.records.effects import Effect
+from ptd_core.records.effects import Effect, in_words
 
 _SMALL_CELLS = PROJECT_ROOT / "figures" / "small_cells"
 
@@ -134,18 +134,13 @@ class Measured:
         return Found(
             MEASURED,
             f"{len(told)} of {len(effects)} differences can be told from chance; the largest: "
-            f"{arm_name(largest.arm)} against {arm_name(largest.control)} {size(largest)}",
+            f"{arm_name(largest.arm)} against {arm_name(largest.control)} {in_words(largest)}",
         )
 
 
 def arm_name(cell: str) -> str:
     """A cell's name without what all cells of the evidence begin with."""
     return cell.removeprefix(BASE)
-
-
-def size(effect: Effect) -> str:
-    """Mean, interval and number of seeds, in words."""
-    return f"{effect.mean:+.2f} points ({effect.t_low:+.2f} to {effect.t_high:+.2f}, n = {len(effect.seeds)})"
 
 
 @functools.cache
@@ -161,10 +156,10 @@ def _judged(effect: Effect | None, claimed: int, question: str) -> Found:
         return Found(NOT_TESTED, f"one seed only: {effect.mean:+.2f} points")
     low, high = sorted((claimed * effect.t_low, claimed * effect.t_high))
     if low > 0:
-        return Found("holds", size(effect))
+        return Found("holds", in_words(effect))
     if high < 0:
-        return Found("refuted", size(effect))
-    return Found("not supported", f"no difference seen: {size(effect)}")
+        return Found("refuted", in_words(effect))
+    return Found("not supported", f"no difference seen: {in_words(effect)}")
 
 
 def _no_records(question: str) -> Found:

@@ -5,7 +5,6 @@ from io import BytesIO
 import ipywidgets
 import torch
 from IPython.display import HTML, display
-from safetensors.torch import load_file
 from torch import nn
 
 from ptd_core.chapter.given import given_scores
@@ -15,7 +14,7 @@ from ptd_core.errors import DataError
 from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.files import write_atomically
-from ptd_core.run import Run
+from ptd_core.run import Run, load_weights
 from ptd_core.trainer import build_model
 from ptd_core.views.dropping import Dropping
 from ptd_core.views.explorers import Shown, frame, images_that_fit, saliency_page, schedule_page
@@ -85,13 +84,10 @@ def _models(run: Run, others: dict[str, nn.Module]) -> dict[str, nn.Module]:
     device = run.trainer.device
     models = {f"after epoch {len(run.records)}": run.model}
     models |= {label: model.to(device) for label, model in others.items()}
-    early = Checkpoints(run.folder).weights_after(1)
     start = build_model(run.recipe, run.trainer.classes)
     begin_with(start, run.recipe.weights, run.recipe.vit.adapted)
-    if early.exists() and len(run.records) > 1:
-        first = build_model(run.recipe, run.trainer.classes)
-        first.load_state_dict(load_file(early))
-        models["after epoch 1"] = first.to(device)
+    if Checkpoints(run.folder).weights_after(1).exists() and len(run.records) > 1:
+        models["after epoch 1"] = load_weights(run.folder, run.record, 1).to(device)
     return {**models, "before training" if run.recipe.weights else "untrained": start.to(device)}
 
 

@@ -194,7 +194,7 @@ def planned(compared: dict[str, Recipe], repeats: tuple[int, ...], steps: Measur
         step = steps.step_seconds * (steps.shares["yours"] if name == FEWER else 1.0)
         price = cost(recipe.vit, len(data.classes))
         evaluation = steps.step_seconds / recipe.batch_size * price.forward / price.training
-        images = (2 if recipe.ema_decay else 1) * len(data.test) + min(len(data.test), len(data.train))
+        images = recipe.evaluated_images(len(data.train), len(data.test))
         evaluations = -(-recipe.epochs // recipe.eval_every)
         seconds = recipe.epochs * (len(data.train) // recipe.batch_size) * step + evaluations * images * evaluation
         total += len(repeats) * seconds

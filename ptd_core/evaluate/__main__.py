@@ -8,21 +8,19 @@ in their seed only are one row of the table; --to FOLDER writes evaluation.csv a
 """
 
 import argparse
-import os
 import sys
+from functools import partial
 from pathlib import Path
 
-from ptd_core.errors import PTDError, RecipeError
+from ptd_core.errors import RecipeError
+from ptd_core.evaluate.command import folders_and_settings, show
 from ptd_core.evaluation import table
 from ptd_core.evaluation.policies import points, policies
 from ptd_core.evaluation.table import Row
 from ptd_core.evaluation.trained import HERE, trained_runs, with_data
 from ptd_core.evaluation.ways import rows_of
-from ptd_core.progress import say
-from ptd_core.records.files import make_folder
 from ptd_core.run import load_weights
 from ptd_core.views.fewer_tokens import fewer_tokens_figure
-from ptd_core.views.style import save_figure
 
 KEEP = "1,.9,.8,.7,.6,.5,.4,.3"
 
@@ -36,22 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.images < 0 or options.rounds < 0:
         parser.error(f"--images and --rounds must not be negative; got {options.images} and {options.rounds}")
-    settings = [text for text in options.runs if "=" in text and not os.path.exists(text)]
-    once = {os.path.realpath(text): Path(text) for text in options.runs if text not in settings}
-    try:
-        if options.to:  # before anything is computed
-            make_folder(options.to)
-        rows = evaluate_runs(list(once.values()), settings, options.images, options.rounds)
-        if options.to:
-            table.write(rows, options.to)
-            save_figure(fewer_tokens_figure(rows), options.to / "evaluation.png")
-    except PTDError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    say(table.markdown(rows))
-    if options.to:
-        say(f"table and picture: {options.to}")
-    return 0
+    folders, settings = folders_and_settings(options.runs)
+    rows_of = partial(evaluate_runs, folders, settings, options.images, options.rounds)
+    return show(rows_of, table, fewer_tokens_figure, options.to)
 
 
 def evaluate_runs(folders: list[Path], settings: list[str], images: int = 0, rounds: int = 0) -> list[Row]:
@@ -61,8 +46,6 @@ def evaluate_runs(folders: list[Path], settings: list[str], images: int = 0, rou
     All that is asked for is checked before the first run is evaluated. Raises RecipeError, DataError, DeviceError or
     OutputError.
     """
-    if not folders:
-        raise RecipeError("command line: name at least one run's folder")
     keeps = [text.removeprefix("keep=") for text in settings if text.startswith("keep=")] or [KEEP]
     if len(keeps) > 1:
         raise RecipeError("command line: keep is given twice; several are written keep=1,.5")

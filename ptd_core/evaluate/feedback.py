@@ -8,25 +8,23 @@ and feedback.png. data_dir, images, cache_dir and device are taken too.
 """
 
 import argparse
-import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from ptd_core.data.dataset import Dataset
-from ptd_core.errors import PTDError, RecipeError
+from ptd_core.errors import OutputError, RecipeError
+from ptd_core.evaluate.command import folders_and_settings, show
 from ptd_core.evaluation import feedback
 from ptd_core.evaluation.feedback import Row
-from ptd_core.evaluation.trained import HERE, Trained, trained_runs, with_data
+from ptd_core.evaluation.trained import HERE, TrainedRun, trained_runs, with_data
 from ptd_core.machine.device import resolve_device
-from ptd_core.progress import say
 from ptd_core.records.checkpoint import Checkpoints
-from ptd_core.records.files import make_folder
 from ptd_core.records.stamp import stamp
 from ptd_core.run import load_weights
 from ptd_core.schedule import DropSchedule
 from ptd_core.trainer import build_model
 from ptd_core.views.feedback import feedback_figure
-from ptd_core.views.style import save_figure
 from ptd_core.vits.weights import begin_with
 
 KEEP = 0.65  # the published curriculum's last share
@@ -43,22 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not 0 < options.keep < 1 or options.images < 0:
         parser.error(f"--keep must lie between 0 and 1, --images not below 0; got {options.keep} and {options.images}")
-    settings = [text for text in options.runs if "=" in text and not os.path.exists(text)]
-    once = {os.path.realpath(text): Path(text) for text in options.runs if text not in settings}
-    try:
-        if options.to:  # before anything is computed
-            make_folder(options.to)
-        rows = measure(list(once.values()), settings, options.keep, options.blocks, options.images)
-        if options.to:
-            feedback.write(rows, options.to)
-            save_figure(feedback_figure(rows), options.to / "feedback.png")
-    except PTDError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    say(feedback.markdown(rows))
-    if options.to:
-        say(f"table and picture: {options.to}")
-    return 0
+    folders, settings = folders_and_settings(options.runs)
+    rows_of = partial(measure, folders, settings, options.keep, options.blocks, options.images)
+    return show(rows_of, feedback, feedback_figure, options.to)
 
 
 def measure(
@@ -70,8 +55,6 @@ def measure(
     the first and the last. images: of the test set; 0: all. Raises RecipeError, DataError, DeviceError or OutputError;
     for what is asked for, before the first run is measured.
     """
-    if not folders:
-        raise RecipeError("command line: name at least one run's folder")
     if unknown := [text for text in settings if text.partition("=")[0] not in HERE]:
         raise RecipeError(f"command line: {unknown[0]!r}: only {', '.join(HERE)} are settings here")
     runs = trained_runs(folders, settings)
@@ -82,7 +65,7 @@ def measure(
     return rows
 
 
-def _rows(run: Trained, data: Dataset, keep: float, blocks: list[int], epochs: list[int], images: int) -> list[Row]:
+def _rows(run: TrainedRun, data: Dataset, keep: float, blocks: list[int], epochs: list[int], images: int) -> list[Row]:
     device = resolve_device(run.recipe.device)
     test, normalise = (data.test.part(images) if images else data.test).to(device), data.normaliser(device)
     start = build_model(run.recipe, len(data.classes))
@@ -109,7 +92,7 @@ def _rows(run: Trained, data: Dataset, keep: float, blocks: list[int], epochs: l
     return rows
 
 
-def _blocks(text: str, run: Trained) -> list[int]:
+def _blocks(text: str, run: TrainedRun) -> list[int]:
     depth = run.recipe.vit.depth
     if not text:
         return list(dict.fromkeys([0, depth - 1]))
@@ -119,10 +102,15 @@ def _blocks(text: str, run: Trained) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def _epochs(run: Trained) -> list[int]:
-    """The epochs after which the run's weights are there."""
+def _epochs(run: TrainedRun) -> list[int]:
+    """The epochs after which the run's weights are there. Raises OutputError for the first and the last alone."""
     files, last = Checkpoints(run.folder), run.record.epochs
-    return feedback.epochs_kept({epoch: files.weights_after(epoch) for epoch in range(1, last)}, last, run.folder)
+    found = [epoch for epoch in range(1, last) if files.weights_after(epoch).exists()]
+    if len(found) < 2 < last:
+        raise OutputError(
+            f"{run.folder}: keeps no weights between its first and its last epoch; train it with weights_every = 1"
+        )
+    return [*found, last]
 
 
 if __name__ == "__main__":

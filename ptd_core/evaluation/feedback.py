@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from ptd_core.data.dataset import Split
-from ptd_core.errors import OutputError
 from ptd_core.evaluation.accuracy import evaluating
 from ptd_core.evaluation.fewer_tokens import Normalise
 from ptd_core.records.rows import read_table, write_table
@@ -23,6 +22,11 @@ from ptd_core.saliency import patch_scores
 from ptd_core.tokens.vit_parts import class_attention_row
 
 FILE = "feedback.csv"
+# Measured columns, and how a table shows their means.
+MEASURES = {
+    "entropy": "{:.3f}".format,
+    **dict.fromkeys(("on_kept", "changed", "returned", "until_end"), "{:.1%}".format),
+}
 
 
 @dataclass(frozen=True)
@@ -115,22 +119,3 @@ def markdown(rows: list[Row]) -> str:
             shown = ["" if math.isnan(v[0]) else form(sum(v) / len(v)) for v, form in zip(values, MEASURES.values())]
             table.append([cell, str(block), str(epoch), str(len(group)), *shown])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in table)
-
-
-MEASURES = {
-    "entropy": "{:.3f}".format,
-    **dict.fromkeys(("on_kept", "changed", "returned", "until_end"), "{:.1%}".format),
-}
-
-
-def epochs_kept(files: dict[int, Path], last: int, folder: Path) -> list[int]:
-    """The epochs after which weights are kept, the last one included.
-
-    files: where weights after an epoch would be. Raises OutputError if nothing lies between the first and the last.
-    """
-    found = [epoch for epoch, file in files.items() if epoch < last and file.exists()]
-    if len(found) < 2 < last:
-        raise OutputError(
-            f"{folder}: keeps no weights between its first and its last epoch; train it with weights_every = 1"
-        )
-    return [*found, last]

@@ -104,6 +104,11 @@ def _effect(
     return Effect(arm, control, result, seeds, tuple(differences), mean, *intervals[0], *intervals[1], faster)
 
 
+def in_words(one: Effect, interval: str = "") -> str:
+    """Mean, Student's interval, called so, and number of seeds."""
+    return f"{one.mean:+.2f} points ({interval}{one.t_low:+.2f} to {one.t_high:+.2f}, n = {len(one.seeds)})"
+
+
 def write_effects(effects: list[Effect], folder: Path) -> None:
     """effects.csv, one row an arm; seeds and differences are lists joined by semicolons."""
     names = [field.name for field in fields(Effect)]
