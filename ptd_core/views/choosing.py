@@ -12,7 +12,7 @@ from ptd_core.data.dataset import Split
 from ptd_core.saliency import kept_mask, object_coverage
 from ptd_core.views.dropping import score_name
 from ptd_core.views.maps import show_kept, show_saliency
-from ptd_core.views.style import COLOURS, GREY, MARKERS, new_figure, styled
+from ptd_core.views.style import GREY, look, new_figure, styled
 
 
 @styled
@@ -62,8 +62,9 @@ def shares_figure(scores_of: dict[str, Tensor], objects_BSS: Tensor, stamp: str 
         tokens = scores_BGG[0].numel()
         keeps = sorted({max(1, round(tokens * share / 10)) for share in range(1, 11)})
         shares = [100 * object_coverage(kept_mask(scores_BGG, keep), objects_BSS) for keep in keeps]
-        look = {"marker": MARKERS[number % len(MARKERS)], "markersize": 3.5, "color": COLOURS[number % len(COLOURS)]}
-        axes.plot([100 * keep / tokens for keep in keeps], shares, **look, label=score_name(name))
+        colour, marker = look(number)
+        axes.plot([100 * keep / tokens for keep in keeps], shares, color=colour, marker=marker, markersize=3.5,
+                  label=score_name(name))  # fmt: skip
     axes.plot([0, 100], [0, 100], color=GREY, linestyle=":", label="chance")
     axes.set(xlabel="patch tokens kept (%)", ylabel="object pixels under kept tokens (%)")
     axes.grid()
@@ -81,10 +82,10 @@ def points_figure(points: dict[str, tuple[float, float, float]], chance: float, 
     figure = new_figure(stamp, (7.4, 3.2) if known else (5.0, 3.2))
     *left, right = figure.subplots(1, 1 + known, sharey=True, squeeze=False)[0]
     for number, (name, (accuracy, share, faster)) in enumerate(points.items()):
-        look = {"marker": MARKERS[number % len(MARKERS)], "color": COLOURS[number % len(COLOURS)], "linestyle": ""}
+        colour, marker = look(number)
         for axes in left:
-            axes.plot(share, accuracy, **look)
-        right.plot(faster, accuracy, label=score_name(name), **look)
+            axes.plot(share, accuracy, marker, color=colour)
+        right.plot(faster, accuracy, marker, color=colour, label=score_name(name))
     for axes in (*left, right):
         axes.axhline(chance, color=GREY, linestyle=":")
         axes.grid()

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from ptd_core.paths import readable
 from ptd_core.records.statistics import t_interval
-from ptd_core.views.style import BLUE, COLOURS, GREY, MARKERS, new_figure, styled
+from ptd_core.views.style import GREY, look, new_figure, styled
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def pays_figure(arms: list[Arm], stamp: str = "") -> Figure:
     line = sorted((arm for arm in arms if arm.all_tokens), key=lambda arm: arm.cost)
     axes.plot([arm.cost for arm in line], [statistics.mean(arm.accuracies) for arm in line], color=GREY, zorder=1)
     others = [arm for arm in arms if not arm.all_tokens]
-    marked = [*((arm, GREY, "o") for arm in line), *zip(others, _colours(len(others)), _markers(len(others)))]
+    marked = [*((arm, GREY, "o") for arm in line), *((arm, *look(number)) for number, arm in enumerate(others))]
     for arm, colour, marker in marked:
         mean = statistics.mean(arm.accuracies)
         if len(arm.accuracies) > 1:
@@ -49,11 +49,3 @@ def pays_figure(arms: list[Arm], stamp: str = "") -> Figure:
     if others:
         figure.legend(loc="outside right upper", fontsize=7)
     return figure
-
-
-def _colours(count: int) -> list:
-    return [(COLOURS if count <= len(COLOURS) else COLOURS * count)[place] for place in range(count)] or [BLUE]
-
-
-def _markers(count: int) -> list[str]:
-    return [(MARKERS * count)[place] for place in range(count)]

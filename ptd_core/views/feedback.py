@@ -8,7 +8,7 @@ from ptd_core.evaluation import feedback
 from ptd_core.evaluation.feedback import Row
 from ptd_core.paths import readable
 from ptd_core.records.statistics import mean_and_sd
-from ptd_core.views.style import COLOURS, GREY, MARKERS, new_figure, styled
+from ptd_core.views.style import GREY, look, new_figure, styled
 
 _STYLES = ("-", "--", ":", "-.")
 _PANELS = (
@@ -31,21 +31,20 @@ def feedback_figure(rows: list[Row]) -> Figure:
     axes = figure.subplots(3, 1, sharex=True)
     cells, blocks = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("cell", "block"))
     for (cell, block), epochs in feedback.lines(rows).items():
-        number = cells.index(cell)
+        colour, marker = look(cells.index(cell))
         for panel, (name, _, scale) in zip(axes, _PANELS):
             known = {
                 epoch: [scale * getattr(row, name) for row in group]
                 for epoch, group in sorted(epochs.items())
                 if not math.isnan(getattr(group[0], name))
             }
-            colour = COLOURS[number % len(COLOURS)]
             panel.plot(
                 list(known), [mean_and_sd(values)[0] for values in known.values()],
-                _STYLES[blocks.index(block) % len(_STYLES)], color=colour, linewidth=1.4,
+                _STYLES[blocks.index(block) % len(_STYLES)], color=colour, marker=marker, markevery=[], linewidth=1.4,
                 label=readable(f"{cell}, block {block}"),
             )  # fmt: skip
             for epoch, values in known.items():
-                panel.plot([epoch] * len(values), values, MARKERS[number % len(MARKERS)], color=colour, markersize=3)
+                panel.plot([epoch] * len(values), values, marker, color=colour, markersize=3)
     for panel, (name, label, scale) in zip(axes, _PANELS):
         panel.set_ylabel(label)
         panel.grid(axis="y")

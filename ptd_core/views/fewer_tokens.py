@@ -10,7 +10,7 @@ from ptd_core.evaluation import table
 from ptd_core.evaluation.table import Row
 from ptd_core.paths import readable
 from ptd_core.records.statistics import mean_and_sd
-from ptd_core.views.style import COLOURS, GREY, MARKERS, new_figure, styled
+from ptd_core.views.style import GREY, look, new_figure, styled
 
 
 @styled
@@ -72,7 +72,7 @@ def _by_block(axes: Axes, rows: list[Row], value: str) -> None:
 
 def _line(axes: Axes, number: int, label: str, groups: list[tuple[int, list[Row]]], value: str) -> None:
     """The runs at each place as points, their means as a line; percent for shares."""
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    colour, marker = look(number)
     scale = 100 if value == "object_kept" else 1
     known = [
         (place, [scale * getattr(row, value) for row in group if not math.isnan(getattr(row, value))])
@@ -81,9 +81,8 @@ def _line(axes: Axes, number: int, label: str, groups: list[tuple[int, list[Row]
     known = [(place, values) for place, values in known if values]
     if not known:
         return
-    style = "-" if number < len(COLOURS) else ":"  # the colours are used twice
-    axes.plot([place for place, _ in known], [mean_and_sd(values)[0] for _, values in known], style,
-              color=colour, label=readable(label), linewidth=1.4)  # fmt: skip
+    axes.plot([place for place, _ in known], [mean_and_sd(values)[0] for _, values in known],
+              color=colour, marker=marker, markevery=[], label=readable(label), linewidth=1.4)  # fmt: skip
     for place, values in known:
         axes.plot([place] * len(values), values, marker, color=colour, markersize=3.5, alpha=0.7)
     if value == "faster":

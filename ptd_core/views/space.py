@@ -12,7 +12,7 @@ from ptd_core.schedule import DropSchedule
 from ptd_core.token_drop import TokenDrop
 from ptd_core.tokens.reaching import Keep
 from ptd_core.views.dropping import blocks_name, score_name
-from ptd_core.views.style import BLUE, COLOURS, GREY, MARKERS, new_figure, styled
+from ptd_core.views.style import BLUE, GREY, look, new_figure, styled
 
 AXES = ("score", "choice", "fate", "place", "schedule")
 Keeps = Callable[[Recipe, float], Keep | None]  # what a policy keeps so that its last drop lets out that share
@@ -89,7 +89,7 @@ def space_figure(methods: dict[str, Recipe]) -> Figure:
             axes.text(place, level, value.replace(", ", ",\n"), ha="center", va="center", fontsize=8, zorder=3,
                       bbox={"fc": "white", "ec": GREY, "boxstyle": "round,pad=0.3"})  # fmt: skip
     for number, (name, levels) in enumerate(heights.items()):
-        axes.plot(range(len(AXES)), levels, linewidth=1.8, zorder=2, color=COLOURS[number % len(COLOURS)],
+        axes.plot(range(len(AXES)), levels, linewidth=1.8, zorder=2, color=look(number)[0],
                   label=method_name(name))  # fmt: skip
     axes.set(xlim=(-0.4, len(AXES) - 0.6), ylim=(-0.02, 1.05))
     axes.axis("off")
@@ -133,7 +133,8 @@ def place_figure(recipe: Recipe, classes: int, share: float = 0.5) -> Figure:
         "skip this block": lambda block: TokenDrop((block,), "norm", fate="skip"),
     }
     whole = cost(vit, classes).training
-    for (name, policy), colour, marker in zip(lines.items(), COLOURS, "os^Dv"):
+    for number, (name, policy) in enumerate(lines.items()):
+        colour, marker = look(number)
         possible = [block for block in blocks if not name.startswith("bypass") or block < vit.depth - 1]
         gains = [whole / cost(vit, classes, policy(block), (kept,)).training for block in possible]
         axes.plot(possible, gains, marker=marker, color=colour, label=name)
@@ -157,9 +158,10 @@ def cost_figure(methods: dict[str, Recipe], classes: int, keeps: Keeps) -> Figur
             keep = keeps(recipe, share)
             part = cost(vit, classes, recipe.token_drop, keep).training
             points[100 * (keep[-1] if keep else vit.patch_tokens) / vit.patch_tokens] = 100 * part / whole
-        look = {"marker": MARKERS[number % len(MARKERS)], "fillstyle": "none", "color": COLOURS[number % len(COLOURS)]}
+        colour, marker = look(number)
         style = "--" if isinstance(recipe.token_drop, Rival) else "-"
-        axes.plot(points.keys(), points.values(), style, **look, label=method_name(name))
+        axes.plot(points.keys(), points.values(), style, color=colour, marker=marker, fillstyle="none",
+                  label=method_name(name))  # fmt: skip
     axes.axhline(100, color=GREY, linewidth=1)
     axes.set(xlabel="patch tokens after the last drop (%)", ylabel="operations of a training step (%)")
     axes.grid()
