@@ -25,6 +25,7 @@ from ptd_core.progress import duration
 from ptd_core.recipe import Recipe
 from ptd_core.records.cells import Cell, FinishedRun
 from ptd_core.records.files import make_folder
+from ptd_core.records.folders import RunFolder
 from ptd_core.records.statistics import T975
 from ptd_core.run import Run, execute
 
@@ -145,26 +146,24 @@ class Measured:
 def measured(found: dict[str, Recipe], rounds: int = 3) -> Measured:
     """Each policy's time, from a few steps of each kind of epoch.
 
-    Steps are interleaved, medians of `rounds`; random pixels stand in for images. Where images change their size,
-    operations stand in for time, and the table says so.
+    A policy's steps and those with all tokens in turn, medians of `rounds`; random pixels stand in for images. Where
+    images change their size, operations stand in for time, and the table says so.
     """
     work = Workload(next(iter(found.values())).replace(**_ALL_TOKENS))
-    cases, epochs = {(ALL, None): work.trainers_step(None)}, {}
-    for name, recipe in found.items():
-        if recipe.size_stages:
-            continue
-        trainer, epochs[name] = Workload(recipe), Counter(recipe.keeps)
-        cases |= {(name, keep): trainer.trainers_step(keep) for keep in epochs[name] if keep is not None}
-    times = interleave(cases, rounds, work.device)
-    whole = times[ALL, None]
-    costs = {}
+    whole, costs = None, {}
     for name, recipe in found.items():
         if recipe.size_stages:
             ours, all_of_them = run_training_cost(recipe.vit, CLASSES, recipe.token_drop, recipe.keeps, recipe.sides)
             costs[name] = ours / all_of_them
             continue
-        shares = {keep: 1.0 if keep is None else times[name, keep].over(whole) for keep in epochs[name]}
-        costs[name] = sum(count * shares[keep] for keep, count in epochs[name].items()) / recipe.epochs
+        # Beside all tokens and no other policy: that many models and optimizers would not fit on a small card.
+        trainer, epochs = Workload(recipe), Counter(recipe.keeps)
+        cases = {keep: trainer.trainers_step(keep) for keep in epochs if keep is not None}
+        times = interleave({None: work.trainers_step(None), **cases}, rounds, work.device)
+        whole = whole or times[None]
+        shares = {keep: times[keep].over(times[None]) for keep in epochs}
+        costs[name] = sum(count * shares[keep] for keep, count in epochs.items()) / recipe.epochs
+    whole = whole or interleave({None: work.trainers_step(None)}, rounds, work.device)[None]
     how = {name: "operations" if recipe.size_stages else "measured" for name, recipe in found.items()}
     rows = [[name, f"{one:.3f}", f"{1 / one:.3f}x", how[name]] for name, one in costs.items()]
     print(f"a step with all tokens: {whole.median:.3f} s on {work.device}, ±{100 * whole.spread:.0f} % between rounds")
@@ -226,16 +225,25 @@ def trained(compared: dict[str, Recipe], seeds: tuple[int, ...]) -> Trained:
         name: run_training_cost(one.vit, len(data.classes), one.token_drop, one.keeps, one.sides)[0]
         for name, one in compared.items()
     }
+    waiting = [(seed, name) for seed, name in todo if not _is_finished(_seeded(compared[name], seed))]
     seconds = done = 0.0
     for number, (seed, name) in enumerate(todo, start=1):
         print(f"\n{number} of {len(todo)}: {name}, seed {seed}")
-        one = compared[name].replace(run=f"{compared[name].run_name}_seed{seed}", seed=seed)
-        run = execute(one, dataset=data)
+        run = execute(_seeded(compared[name], seed), dataset=data)
         runs[name].append(run)
         seconds += run.record.times.train_seconds + run.record.times.eval_seconds
         done += price[name]
-        if left := sum(price[other] for _, other in todo[number:]):
-            others = "last training" if number + 1 == len(todo) else f"other {len(todo) - number} trainings"
-            print(f"about {duration(left * seconds / done)} left for the {others}")
+        if others := [other for other in todo[number:] if other in waiting]:
+            left = sum(price[other] for _, other in others) * seconds / done
+            named = f"other {len(others)} trainings" if others[1:] else "last training"
+            print(f"about {duration(left)} left for the {named}")
     cells = {name: Cell(name, [FinishedRun.of(run.record, name) for run in found]) for name, found in runs.items()}
     return Trained(cells, runs[FEWER][0], data.test.labels)
+
+
+def _seeded(arm: Recipe, seed: int) -> Recipe:
+    return arm.replace(run=f"{arm.run_name}_seed{seed}", seed=seed)
+
+
+def _is_finished(recipe: Recipe) -> bool:
+    return RunFolder(recipe.run_name, recipe.out_dir).finished is not None

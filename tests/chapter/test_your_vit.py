@@ -23,6 +23,7 @@ from ptd_core.progress import duration
 from ptd_core.recipe import Recipe
 from ptd_core.records.cells import Cell, FinishedRun
 from ptd_core.records.effects import effect
+from ptd_core.run import execute
 
 VIT = {"model": "test_vit", "model_args": "patch_size=8", "dataset": "shapes", "image_size": 32, "device": "cpu"}
 STEPS = {"drop_shape": "steps", "drop_stages": ".5/.75/1 at 50/25/25", "epochs": 4, "drop_block": 1}
@@ -82,16 +83,18 @@ def test_candidates_differ_and_say_which_are_left_out(recipe, capsys):
 
 def test_measured_time_is_weighted_by_epochs(recipe, monkeypatch, capsys):
     """Two epochs at 8 of 16 tokens, one at 12, one with all: of made-up times."""
-    seconds = {None: 1.0, (8,): 0.4, (12,): 0.7}
+    seconds, asked = {None: 1.0, (8,): 0.4, (12,): 0.7}, []
 
     def made_up(cases, rounds, device):
-        assert set(cases) == {(ALL, None), ("yours", (8,)), ("yours", (12,)), ("other", (8,)), ("other", (12,))}
-        return {case: Timing([2 * seconds[case[1]]] * rounds, 9.0) for case in cases}
+        asked.append(set(cases))
+        machine = 2.0 if len(asked) == 1 else 3.0  # slower by then
+        return {case: Timing([machine * seconds[case]] * rounds, 9.0) for case in cases}
 
     monkeypatch.setattr(your_vit, "interleave", made_up)
     sizes = recipe.replace(size_stages="16/32 at 50/50", drop_shape="polynomial", drop_stages="", drop_final=0.0)
     steps = your_vit.measured({"yours": recipe, "other": recipe.replace(drop_block=0), "sizes": sizes})
     assert steps.step_seconds == 2.0
+    assert asked == [set(seconds)] * 2  # one policy at a time beside all tokens
     assert steps.shares["yours"] == steps.shares["other"] == pytest.approx((2 * 0.4 + 0.7 + 1) / 4)
     ours, whole = run_training_cost(sizes.vit, 100, sizes.token_drop, sizes.keeps, sizes.sides)
     assert steps.shares["sizes"] == ours / whole
@@ -157,6 +160,25 @@ def test_trainings_are_counted_and_timed(recipe, monkeypatch, capsys):
         f"6 of 6: {EQUAL_TIME}, seed 7",
     ]  # fmt: skip
     assert [len(cell.runs) for cell in found.cells.values()] == [2, 2, 2] and len(found.test_labels) == 20
+
+
+def test_finished_trainings_leave_no_time(recipe, monkeypatch, capsys):
+    monkeypatch.setattr(
+        your_vit, "execute", lambda one, dataset: SimpleNamespace(
+            record=SimpleNamespace(times=SimpleNamespace(train_seconds=8.0, eval_seconds=0.0)))
+    )  # fmt: skip
+    monkeypatch.setattr(your_vit, "FinishedRun", SimpleNamespace(of=lambda record, name: record))
+    monkeypatch.setattr(your_vit, "run_training_cost", lambda *_: (1, 0))
+    arms = your_vit.arms(recipe, 0.5)
+    for arm in (ALL, FEWER):
+        execute(arms[arm].replace(run=f"{arms[arm].run_name}_seed7", seed=7))
+    capsys.readouterr()
+    your_vit.trained(arms, (4, 7))
+    left = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
+    assert left == [
+        "about 24 s left for the other 3 trainings", "about 16 s left for the other 2 trainings",
+        *["about 8 s left for the last training"] * 3,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("repeats", [(), (0, 0), tuple(range(21))])

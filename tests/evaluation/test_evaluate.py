@@ -90,8 +90,8 @@ def test_rows_read_back_as_they_were(runs, tmp_path):
 def test_the_picture_has_every_run_as_a_point_and_blocks_where_they_are_compared(runs):
     rows = evaluate_runs(runs[0][:2], ["keep=1,.5,.25"])
     accuracy, share = fewer_tokens_figure(rows).axes
-    points = {tuple(line.get_xdata()): list(line.get_ydata()) for line in accuracy.lines if line.get_linestyle() == "None"}
-    assert points == {
+    points = [line for line in accuracy.lines if line.get_linestyle() == "None"]
+    assert {tuple(line.get_xdata()): list(line.get_ydata()) for line in points} == {
         (kept, kept): [row.accuracy for row in rows if row.kept == kept] for kept in (64, 32, 16)
     }  # fmt: skip
     assert share.get_xlabel() == "kept patch tokens" and "object" in share.get_ylabel()
