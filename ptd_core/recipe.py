@@ -222,7 +222,10 @@ class Recipe(BaseModel):
     cutmix_share: float = _setting(0.5, "share of batches that get CutMix where both are on", ge=0, le=1)
 
     # training
-    epochs: int = _setting(10, "passes over the training images", ge=1, le=100_000)
+    epochs: int = _setting(10, "passes over the training images, or over epoch_images of them", ge=1, le=100_000)
+    epoch_images: int = _setting(
+        0, "training images an epoch, others each time until none is left; 0: all", kind=_LATER, ge=0, le=10**9
+    )
     batch_size: int = _setting(64, "images a training step; an epoch omits its last, smaller batch", ge=1, le=10**6)
     accumulate_steps: int = _setting(
         1,
@@ -310,6 +313,10 @@ class Recipe(BaseModel):
             refuse("batch_size accumulate_steps", "the micro-batches of a batch must be equally large")
         if self.subset and self.subset < self.batch_size:
             refuse("subset batch_size", "the training images do not fill one batch")
+        if self.epoch_images and self.epoch_images < self.batch_size:
+            refuse("epoch_images batch_size", "the images of an epoch do not fill one batch")
+        if self.subset and self.epoch_images > self.subset:
+            refuse("epoch_images subset", "an epoch has no image twice")
         if self.weights:
             self._weights_digest = digest_of(self.weights)
         return self
@@ -556,6 +563,10 @@ class Recipe(BaseModel):
     def evaluated_images(self, train: int, test: int) -> int:
         """Forward passes of one evaluation: the test images once or twice, and as many training images."""
         return test * (2 if self.ema_decay else 1) + min(test, train)
+
+    def steps(self, train_images: int) -> int:
+        """Steps of an epoch, where there are so many training images."""
+        return (self.epoch_images or train_images) // self.batch_size
 
     def keeps_weights(self, epochs: int) -> bool:
         """Whether the weights after so many epochs are kept in a file of their own."""

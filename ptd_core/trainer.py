@@ -46,8 +46,8 @@ class Trainer:
     probes: what they measure after each evaluated epoch goes into its record's `extra`. Only the process that writes
     has any, so a probe must not wait for other processes.
 
-    Raises DeviceError if the device is absent, DataError if the training images do not fill one batch, RecipeError for
-    weights to begin with that do not fit.
+    Raises DeviceError if the device is absent, DataError if the training images do not fill one batch or are fewer
+    than an epoch is to have, RecipeError for weights to begin with that do not fit.
     """
 
     def __init__(
@@ -70,8 +70,10 @@ class Trainer:
         self.classes = len(dataset.classes)
         self.train, self.test = dataset.train.to(self.device), dataset.test.to(self.device)
         self._clean = self.train.rows_of_part(len(self.test))  # of the training images, that stand for them all
+        if recipe.epoch_images > len(self.train):
+            raise DataError(f"epoch_images = {recipe.epoch_images}: there are {len(self.train)} training images")
         self.batches = Batches(
-            self.train, recipe.batch_size, recipe.augmentation, recipe.mixing,
+            self.train, recipe.batch_size, recipe.augmentation, recipe.mixing, steps=recipe.steps(len(self.train)),
             seed=recipe.seed, masks=recipe.drop_score == "oracle", ranks=ranks,
         )  # fmt: skip
         self.steps_per_epoch = self.batches.steps

@@ -163,6 +163,13 @@ def epochs_and_batches(bench):
         assert {len(batch.images) for _, _, batch, _ in steps} == {size}
 
 
+@reaches("epoch_images")
+def images_of_an_epoch(bench):
+    for images, epochs in ((0, [160, 160]), (70, [64, 64]), (160, [160, 160])):
+        steps = bench.steps(epoch_images=images, epochs=2, batch_size=32)
+        assert len(steps) * 32 == sum(epochs)
+
+
 @reaches("accumulate_steps")
 def accumulate_steps(bench):
     for steps in (1, 4):

@@ -45,7 +45,7 @@ class Workload:
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
         self.dataset = random_images(recipe)
-        self.trainer = Trainer(recipe, self.dataset)
+        self.trainer = Trainer(recipe.replace(epoch_images=0), self.dataset)
         self.device = self.trainer.device
         self.path = self.trainer.path
 

@@ -16,6 +16,7 @@ QUESTIONS = PROJECT_ROOT / "parameters" / "sweeps" / "evidence"
 RECORDS = PROJECT_ROOT / "figures" / "evidence"
 BASE = "evidence_"  # and an arm's name: a cell of these sweeps
 CLASSES = 100
+IMAGES = 50_000  # of CIFAR for training
 
 
 @dataclass(frozen=True)
@@ -105,5 +106,5 @@ def asked(question: str) -> str:
 
 
 def _operations(recipe: Recipe) -> float:
-    images = recipe.subset // recipe.batch_size * recipe.batch_size
+    images = recipe.steps(recipe.subset or IMAGES) * recipe.batch_size
     return images * run_training_cost(recipe.vit, CLASSES, recipe.token_drop, recipe.keeps, recipe.sides)[0]

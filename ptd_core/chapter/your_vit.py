@@ -195,7 +195,7 @@ def planned(compared: dict[str, Recipe], repeats: tuple[int, ...], steps: Measur
         evaluation = steps.step_seconds / recipe.batch_size * price.forward / price.training
         images = recipe.evaluated_images(len(data.train), len(data.test))
         evaluations = -(-recipe.epochs // recipe.eval_every)
-        seconds = recipe.epochs * (len(data.train) // recipe.batch_size) * step + evaluations * images * evaluation
+        seconds = recipe.epochs * recipe.steps(len(data.train)) * step + evaluations * images * evaluation
         total += len(repeats) * seconds
         rows.append([name, recipe.epochs, f"about {duration(seconds)}"])
     exact = steps.shares["yours"] * epochs

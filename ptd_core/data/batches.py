@@ -38,10 +38,14 @@ class Batch(NamedTuple):
 class Batches:
     """The batches of a run, each epoch a function of (seed, epoch); images that do not fill a last batch sit out.
 
+    An epoch of fewer batches than the images fill goes on where the last one ended, in one order of all images; when
+    too few are left for another epoch, these sit out and a new order begins.
+
     split: uint8 images and their labels, on the device that is to make the batches. masks: also give the objects'
     masks, if the split has them. ranks: the processes that share the batches of `batch_size` images; each reads and
-    makes its own shard of every batch, the same images as in the whole one. steps: batches in an epoch. Raises
-    ValueError for masks with RandAugment, which moves objects and would leave their masks behind.
+    makes its own shard of every batch, the same images as in the whole one. steps: batches in an epoch, by default as
+    many as the images fill. Raises ValueError for masks with RandAugment, which moves objects and would leave their
+    masks behind, and for more steps than that.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Batches:
         augmentation: Augmentation,
         mixing: Mixing | None = None,
         *,
+        steps: int | None = None,
         seed: int = 0,
         masks: bool = False,
         ranks: Ranks = Ranks(),  # noqa: B008  frozen
@@ -60,13 +65,17 @@ class Batches:
         self.split, self.batch_size = split, batch_size
         self.augmentation, self.mixing, self.seed = augmentation, mixing, seed
         self.masks = masks and split.masks is not None
-        self.steps = len(split) // batch_size
+        filled = len(split) // batch_size
+        self.steps = filled if steps is None else steps
+        if self.steps > filled:
+            raise ValueError(f"{len(split)} images fill {filled} batches of {batch_size}; {steps} were asked for")
+        self._in_order = filled // max(1, self.steps)  # epochs that one order of the images serves
         self._own = ranks.own(batch_size, pairs=mixing is not None)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The epoch's batches from step `first` on; nothing is drawn or read before the first one is asked for."""
         split, size, draws = self.split, len(self._own), {"seed": self.seed, "epoch": epoch}
-        order = generator(self.seed, epoch, "order").permutation(len(split))[: self.steps * self.batch_size]
+        order = self._order(epoch)
         places = (np.arange(first, self.steps)[:, None] * self.batch_size + self._own).ravel()
         labels = split.labels[torch.from_numpy(order[places]).to(split.device)].split(size)
         mixing = None
@@ -90,3 +99,9 @@ class Batches:
                 None if mixing is None else to_device(mixing.weights(step)[0], split.device),
                 None if masks is None else masks[number],
             )
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The rows of the split in the order in which the epoch sees them: (steps * batch_size,)."""
+        begun, part = divmod(epoch, self._in_order)
+        images = self.steps * self.batch_size
+        return generator(self.seed, begun, "order").permutation(len(self.split))[part * images :][:images]

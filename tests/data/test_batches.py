@@ -8,7 +8,9 @@ from ptd_core.data.augment import Augmentation, augment_epoch
 from ptd_core.data.batches import Batches
 from ptd_core.data.dataset import Split
 from ptd_core.data.mixing import Mixing, mixing_weights
+from ptd_core.errors import DataError, RecipeError
 from ptd_core.machine.randomness import generator
+from ptd_core.trainer import Trainer
 
 
 def masked_split(n=50, side=16):
@@ -85,3 +87,30 @@ def test_images_labels_and_weights_are_those_of_their_parts():
     assert torch.equal(torch.cat([batch.labels for batch in batches]), split.labels[torch.from_numpy(order)])
     weights = mixing_weights(6, 16, mixing, seed=5, epoch=4)
     assert torch.equal(torch.stack([batch.mix for batch in batches]), weights)
+
+
+def test_epochs_of_fewer_images_go_through_all_of_them():
+    """50 images in batches of 4: 12 batches, so 2 epochs of 5 with one order; 40 images, each once."""
+    split = Split(torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 3, 8, 8).contiguous(),
+                  torch.arange(50))  # fmt: skip
+    stream = Batches(split, 4, Augmentation(), steps=5, seed=2)
+    seen = [[label for batch in stream.epoch(epoch) for label in batch.labels.tolist()] for epoch in range(4)]
+    assert [len(epoch) for epoch in seen] == [20] * 4
+    assert len({*seen[0], *seen[1]}) == len({*seen[2], *seen[3]}) == 40
+    assert seen[:2] != seen[2:] and {*seen[0], *seen[1]} != {*seen[2], *seen[3]}
+    assert [label for batch in stream.epoch(3, 2) for label in batch.labels.tolist()] == seen[3][8:]
+    whole = [batch.labels.tolist() for batch in Batches(split, 4, Augmentation(), seed=2).epoch(0)]
+    assert [label for batch in whole for label in batch][:40] == [*seen[0], *seen[1]]  # the same order as without
+    assert len(whole) == 12 and Batches(split, 4, Augmentation(), steps=12, seed=2).steps == 12
+    with pytest.raises(ValueError, match="50 images fill 12 batches of 4; 13 were asked for"):
+        Batches(split, 4, Augmentation(), steps=13)
+
+
+def test_an_epoch_cannot_have_more_images_than_there_are(tiny, tiny_shapes):
+    with pytest.raises(DataError, match="epoch_images = 161: there are 160 training images"):
+        Trainer(tiny(subset=0, epoch_images=161), tiny_shapes)
+    for settings, words in (({"epoch_images": 31}, "do not fill one batch"), ({"epoch_images": 161}, "image twice")):
+        with pytest.raises(RecipeError, match=words):
+            tiny().replace(**settings)
+    whole, parts = tiny(), tiny(epoch_images=96)
+    assert "epoch_images" not in whole.settings() and whole.fingerprint != parts.fingerprint

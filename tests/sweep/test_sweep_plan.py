@@ -227,7 +227,7 @@ def test_weights_that_earlier_runs_of_each_seed_have_learned(sweep, tmp_path):
 
 def test_everything_that_decides_a_result_can_be_a_factor():
     later = {"model", "model_args", "weights", "label_column", "crop", "crop_scale_min", "crop_ratio_min",
-             "crop_interpolation", "frozen_blocks", "accumulate_steps", "layer_decay"}  # fmt: skip
+             "crop_interpolation", "frozen_blocks", "accumulate_steps", "layer_decay", "epoch_images"}  # fmt: skip
     assert set(FACTORS) == {*Recipe().settings(), *later} - {"seed"}
     assert not set(FACTORS) & {"run", "device", "out_dir", "data_dir", "download"}
 
