@@ -137,23 +137,17 @@ def test_a_compiled_run_equals_an_eager_one(tiny, tiny_shapes):
     """Images that grow after the first epoch, and another number of tokens in each."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    settings = {
-        "dropout": 0.0,
-        "drop_path": 0.0,
-        "depth": 1,
-        "epochs": 4,
-        "drop_end": 3,
-        "size_stages": "8/16 at 25/75",
-    }
+    settings = {"dropout": 0.0, "drop_path": 0.0, "depth": 1, "epochs": 3, "drop_init": 0.25, "drop_end": 2,
+                "size_stages": "8/16 at 34/66"}  # fmt: skip
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         runs = [list(Trainer(tiny(**settings, compilation=c), tiny_shapes).epochs()) for c in ("off", "inductor")]
     for eager, compiled in zip(*runs):
         assert compiled.train_loss == pytest.approx(eager.train_loss, rel=1e-4)
         assert compiled.kept_tokens == eager.kept_tokens
-    assert [record.kept_tokens for record in runs[0]] == [16, 60, 49, 32]
-    assert [record.compile_seconds for record in runs[0]] == [0.0] * 4
+    assert [record.kept_tokens for record in runs[0]] == [12, 44, 32]
+    assert [record.compile_seconds for record in runs[0]] == [0.0] * 3
     assert all(record.compile_seconds > 0 for record in runs[1])  # each epoch has its own number of tokens
-    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
 
 
 def test_preparing_a_step_leaves_no_trace(tiny, tiny_shapes):
