@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import dask
 import forked
 import nbformat
 import pytest
@@ -58,6 +59,14 @@ def records(recipe):
 def table(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forked_workers():
+    """Workers that this process starts need not import PyTorch again."""
+    forked.server()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 @pytest.fixture(scope="module")
