@@ -109,7 +109,7 @@ def test_what_has_no_records_says_which_file_asks(records):
 
 def test_costs_of_whole_runs_count_epochs_and_dropped_tokens():
     direction = answer("direction", RECORDS / "none")
-    assert direction.predicted_cost("all_tokens_9", "all_tokens") == 9 / 12
+    assert direction.predicted_cost("all_tokens_15", "all_tokens") == 15 / 20
     assert direction.predicted_cost("ptd", "ptd_mirrored") == 1
     assert direction.predicted_cost("ptd", "all_tokens") < 1
     assert direction.runs == [] and len(direction.missing) == len(direction.plan.runs)
