@@ -651,6 +651,10 @@ class Recipe(BaseModel):
             if field is None:
                 values[name] = value
                 continue
+            choices = {str(choice): choice for choice in get_args(field.annotation)}
+            if value in choices:  # pydantic takes no number of a Literal from text
+                values[name] = choices[value]
+                continue
             try:
                 values[name] = TypeAdapter(field.annotation).validate_strings(value, strict=False)
             except ValidationError:

@@ -1,5 +1,7 @@
 """Parameters: what is refused, with which words, and that files, chapters and command line mean the same."""
 
+from typing import get_args
+
 import pytest
 import yaml
 from forked import run_module
@@ -183,6 +185,15 @@ def test_command_line_values_are_read_as_their_parameters_type(tmp_path):
             Recipe.from_yaml(path, [bad])
     with pytest.raises(RecipeError, match="name=value"):
         Recipe.from_yaml(path, ["epochs"])
+
+
+@pytest.mark.parametrize("name", Recipe.model_fields)
+def test_every_value_that_a_setting_can_name_is_read_from_a_command_line(name):
+    field = Recipe.model_fields[name]
+    named = (False, True) if isinstance(field.default, bool) else get_args(field.annotation)
+    for value in (field.default, *named):
+        read = Recipe._from_strings([f"{name}={value}"])[name]
+        assert read == value and type(read) is type(value)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
