@@ -141,6 +141,25 @@ def count(model: nn.Module, images: torch.Tensor, keep: Keep | None = None) -> C
     return Cost(forward // len(images), (forward + counter.get_total_flops()) // len(images))
 
 
+def saved_bytes(network: nn.Module, images: torch.Tensor, keep: Keep | None = None) -> int:
+    """Bytes per image that a forward pass keeps for its backward pass: most of a training step's memory.
+
+    network, images, keep: as of `count`, on a device that computes, since kernels differ in what they keep. Weights are
+    not counted, nor is what lives for a moment only.
+    """
+    kept = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage  # views share one; held, so that no other takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network(images) if keep is None else network(images, keep)
+    others = {value.untyped_storage()._cdata for value in (*network.parameters(), *network.buffers(), images)}
+    return sum(storage.nbytes() for place, storage in kept.items() if place not in others) // len(images)
+
+
 @dataclass(frozen=True)
 class _BlockSizes:
     """A ViT's blocks, all alike: prefix tokens, E, width of all heads, and weights that a token meets after attention

@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptd_core.cost import cost, count, run_training_cost
-from ptd_core.model import ViTConfig
+from ptd_core.cost import cost, count, run_training_cost, saved_bytes
+from ptd_core.model import HybridViT, ViTConfig
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.saliency import GIVEN, SCORES
@@ -132,6 +133,8 @@ def test_imagenet_figures_on_paper():
     large = {"dataset": "folder", "image_size": 224, "stem_stride": 8, "epochs": 300, "drop_start": 60, "drop_end": 210}
     expected = {192: ("9.0", "7.4", "1.22"), 384: ("52.9", "43.2", "1.22")}
     hours = {192: ("0.9", "0.11"), 384: ("5.1", "0.63")}
+    kept, rates = {192: ("70", "51"), 384: ("246", "167")}, {192: (119, 18), 384: (21, 3.2)}
+    images = torch.zeros(2, 3, 224, 224)
     for width, depth in ((192, 6), (384, 12)):
         recipe = published.replace(**large, embed_dim=width, depth=depth)
         assert recipe.vit.patch_tokens == 784
@@ -143,3 +146,24 @@ def test_imagenet_figures_on_paper():
         for gpus, figure in zip((8, 64), hours[width]):
             took = dropping / (gpus * 0.3 * 989e12) / 3600
             assert f"{took:.{len(figure.split('.')[1])}f}" == figure
+        network = recipe.token_drop.network(recipe.vit.build(1000).train(), None)
+        assert tuple(f"{saved_bytes(network, images, keep) / 1e6:.0f}" for keep in (None, (509,))) == kept[width]
+        second = 300 * 1_281_167 / (float(hours[width][0]) * 3600)
+        assert (round(second / 1e3), pytest.approx(second * 3 * 224**2 / 1e9, rel=0.02)) == rates[width]
+    assert recipe.schedule.kept(299, 784) == 509
+    assert 1_281_167 * 3 * 224**2 == pytest.approx(193e9, rel=1e-3)
+
+
+def test_what_is_kept_for_the_backward_pass_is_every_part_s_input():
+    """Of a block: what goes into norms, products and GELU, queries, keys, values, and what norms and attention add."""
+    mlp = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8))
+    assert saved_bytes(mlp, torch.zeros(5, 8)) == 4 * (32 + 32)  # not the images, not the weights
+    tokens, width, heads = 65, 64, 2
+    vits = [
+        HybridViT(10, img_size=32, stem_stride=4, embed_dim=width, depth=depth, num_heads=heads) for depth in (1, 2)
+    ]
+    one, two = (saved_bytes(vit.train(), torch.zeros(3, 3, 32, 32)) for vit in vits)
+    per_token = 2 * (width + width) + 3 * width + width + 2 * 4 * width  # norms and products after; q, k, v; out; MLP
+    assert two - one == 4 * tokens * (per_token + 2 * 2 + heads)
+    with torch.no_grad():
+        assert saved_bytes(mlp, torch.zeros(5, 8)) == 0

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from IPython.display import Markdown
 from PIL import Image
 
 from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.chapter.decision import ALL, EQUAL_TIME, FEWER, Trained
 from ptd_core.chapter.notebook import table
-from ptd_core.cost import cost, run_training_cost
+from ptd_core.cost import cost, run_training_cost, saved_bytes
 from ptd_core.data.dataset import Dataset, Split, chunks_of
 from ptd_core.data.shapes import load_shapes
 from ptd_core.errors import RecipeError
@@ -122,13 +123,14 @@ def predicted(found: dict[str, Recipe], classes: int) -> Markdown:
 
 def facts(recipe: Recipe, classes: int) -> Markdown:
     """Size of the model, and what a training step on one image costs."""
-    model = recipe.vit.build(classes)
+    model, images = recipe.vit.build(classes), torch.zeros(2, 3, recipe.image_size, recipe.image_size)
     rows = {
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         "blocks": recipe.vit.depth,
         "patch tokens of an image": recipe.vit.patch_tokens,
         "prefix tokens (class, distillation, registers)": recipe.vit.prefix_tokens,
         "operations of training, an image": f"{cost(recipe.vit, classes).training / 1e9:.3f} GFLOP",
+        "memory for the backward pass, an image": f"{saved_bytes(model.train(), images) / 1e6:.1f} MB (fp32)",
     }
     return table([recipe.model, ""], list(rows.items()))
 
@@ -225,11 +227,15 @@ def trained(compared: dict[str, Recipe], seeds: tuple[int, ...]) -> Trained:
         name: run_training_cost(one.vit, len(data.classes), one.token_drop, one.keeps, one.sides)[0]
         for name, one in compared.items()
     }
-    waiting = [(seed, name) for seed, name in todo if not _is_finished(_seeded(compared[name], seed))]
+    runs_of = {
+        (seed, name): compared[name].replace(run=f"{compared[name].run_name}_seed{seed}", seed=seed)
+        for seed, name in todo
+    }
+    waiting = [one for one in todo if RunFolder(runs_of[one].run_name, runs_of[one].out_dir).finished is None]
     seconds = done = 0.0
     for number, (seed, name) in enumerate(todo, start=1):
         print(f"\n{number} of {len(todo)}: {name}, seed {seed}")
-        run = execute(_seeded(compared[name], seed), dataset=data)
+        run = execute(runs_of[seed, name], dataset=data)
         runs[name].append(run)
         seconds += run.record.times.train_seconds + run.record.times.eval_seconds
         done += price[name]
@@ -239,11 +245,3 @@ def trained(compared: dict[str, Recipe], seeds: tuple[int, ...]) -> Trained:
             print(f"about {duration(left)} left for the {named}")
     cells = {name: Cell(name, [FinishedRun.of(run.record, name) for run in found]) for name, found in runs.items()}
     return Trained(cells, runs[FEWER][0], data.test.labels)
-
-
-def _seeded(arm: Recipe, seed: int) -> Recipe:
-    return arm.replace(run=f"{arm.run_name}_seed{seed}", seed=seed)
-
-
-def _is_finished(recipe: Recipe) -> bool:
-    return RunFolder(recipe.run_name, recipe.out_dir).finished is not None
