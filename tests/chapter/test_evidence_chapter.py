@@ -18,6 +18,7 @@ from ptd_core.views.evidence import Arm, pays_figure
 pytestmark = pytest.mark.usefixtures("forked_kernels")
 CHAPTER = PROJECT_ROOT / "book" / "evidence.ipynb"
 TINY = "dataset=shapes image_size=16 subset=128 test_subset=20 epochs=2 stem_width=4 embed_dim=16 num_heads=2 depth=1"
+TINY += " epoch_images=0 drop_start=0 drop_end=1"
 
 
 def executed(folder, **parameters):
@@ -56,11 +57,11 @@ def test_it_shows_what_is_published(tmp_path):
 
 @pytest.mark.slow
 def test_a_question_is_run_again(tmp_path):
-    outputs = executed(tmp_path, question="control", out_dir=str(tmp_path), changes=TINY)
+    outputs = executed(tmp_path, question="feedback", out_dir=str(tmp_path), changes=TINY)
     printed = "".join(output.text for output in outputs if output.output_type == "stream")
-    assert "5 of 5 runs are finished" in printed
-    assert any("All 5 runs are recorded." in text for text in shown(outputs, "text/markdown"))
-    assert len({path.parent.name for path in (tmp_path / "runs").glob("*/run.json")}) == 5
+    assert "6 of 6 runs are finished" in printed
+    assert any("All 6 runs are recorded." in text for text in shown(outputs, "text/markdown"))
+    assert len({path.parent.name for path in (tmp_path / "runs").glob("*/run.json")}) == 6
 
 
 @pytest.mark.parametrize(
