@@ -68,7 +68,7 @@ def _setting(default, help, *, kind=None, place=False, **bounds):
 class Recipe(BaseModel):
     """One run. The defaults train a small model with token drop on generated shapes, in minutes on a laptop.
 
-    Raises RecipeError (never pydantic's own error) through `from_values`, `from_yaml` and `from_strings`.
+    Raises RecipeError (never pydantic's own error) through `from_values` and `from_yaml`.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
@@ -613,7 +613,7 @@ class Recipe(BaseModel):
 
     def overridden(self, overrides: list[str]) -> "Recipe":
         """A copy with other values from `name=value` texts of a command line. Raises RecipeError."""
-        return type(self).from_values({**self.model_dump(), **self._from_strings(overrides)}, source="command line")
+        return type(self).from_values({**self.model_dump(), **self.values_of(overrides)}, source="command line")
 
     def model_copy(self, *, update: dict[str, Any] | None = None, deep: bool = False) -> "Recipe":
         """pydantic's own, which would not check; values here are plain, so `deep` changes nothing."""
@@ -635,11 +635,15 @@ class Recipe(BaseModel):
 
         Raises RecipeError for anything that is not a valid recipe, also for a file that cannot be read.
         """
-        return cls.from_values({**read_parameters(Path(path)), **cls._from_strings(overrides)}, source=str(path))
+        return cls.from_values({**read_parameters(Path(path)), **cls.values_of(overrides)}, source=str(path))
 
     @classmethod
-    def _from_strings(cls, overrides) -> dict[str, Any]:
-        """Values from `name=value` texts, each read as its parameter's type (so 4e-4 is a number here)."""
+    def values_of(cls, overrides: list[str]) -> dict[str, Any]:
+        """Values from `name=value` texts, each read as its parameter's type (so 4e-4 is a number here).
+
+        What cannot be read stays text, for the recipe's check to explain. Raises RecipeError for a text that is no
+        name=value, or a name given twice.
+        """
         values = {}
         for text in overrides:
             name, equals, value = text.partition("=")

@@ -192,7 +192,7 @@ def test_every_value_that_a_setting_can_name_is_read_from_a_command_line(name):
     field = Recipe.model_fields[name]
     named = (False, True) if isinstance(field.default, bool) else get_args(field.annotation)
     for value in (field.default, *named):
-        read = Recipe._from_strings([f"{name}={value}"])[name]
+        read = Recipe.values_of([f"{name}={value}"])[name]
         assert read == value and type(read) is type(value)
 
 

@@ -130,11 +130,7 @@ def _planned(
     """
     base_path = path.parent / base
     base_recipe = Recipe.from_yaml(base_path)
-    values = base_recipe.model_dump() | fixed
-    if overrides:
-        given = Recipe.from_yaml(base_path, overrides)
-        values |= {name: getattr(given, name) for name in (text.partition("=")[0] for text in overrides)}
-    values |= {**levels, "seed": seed, "run": ""}
+    values = base_recipe.model_dump() | fixed | Recipe.values_of(overrides) | {**levels, "seed": seed, "run": ""}
     values["weights"] = _weights(str(values["weights"]), seed, values["out_dir"])
     recipe = Recipe.from_values(
         values, source=f"{path}: {base} with {arm and f'arm {arm}, '}{_listed({**levels, 'seed': seed})}"
