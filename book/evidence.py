@@ -218,8 +218,9 @@ evidence.ledger()
 #
 # ## Exercises
 #
-# 1. Run `own_effect` again with `changes = "epochs=2"`: before epoch 5 no token is dropped. How far apart are `ptd_only`
-#    and `plain` then, seed by seed, and how far are `mix` and `plain`? What does the first say of the second?
+# 1. Run `own_effect` again with `changes = "epochs=2"`: before epoch 5 no token is dropped. How far apart are
+#    `ptd_only` and `plain` then, seed by seed, and how far are `mix` and `plain`? What does the first say of the
+#    second?
 # 2. Write a question of your own: a file with arms, controls and seeds in `parameters/sweeps/evidence`. Does the
 #    chapter's `evidence.found` read it?
 # 3. What would refute the statement that class attention is no better than a random choice? How many seeds would it

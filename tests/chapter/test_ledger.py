@@ -178,6 +178,9 @@ def test_published_runs_are_those_that_the_question_asks_for(folder):
     begun = {run.cell for run in one.plan.runs if "then" in run.cell}  # with weights, which are not here to be digested
     told = {run.run: run.fingerprint for run in one.runs if run.cell not in begun}
     assert told.items() <= recipes.items() and {run.run for run in one.runs} <= set(recipes)
+    assert (folder / "effects.csv").exists() == bool(one.effects)
+    if not one.effects:
+        return
     with open(folder / "effects.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row, effect in zip(rows, one.effects, strict=True):

@@ -1,11 +1,13 @@
 """The sweeps behind the evidence: fair controls, and twins at the published size that ask the same."""
 
 import functools
+import re
 
 import pytest
 
 from ptd_core.cost import run_training_cost
 from ptd_core.paths import PROJECT_ROOT
+from ptd_core.records.cells import read_runs
 from ptd_core.sweep.file import read_file
 from ptd_core.sweep.plan import read_plan
 
@@ -77,3 +79,25 @@ def test_a_file_says_how_many_runs_it_is_and_how_to_start_it(path):
     assert f"# {len(runs)} runs" in text
     assert f"python -m ptd_core.sweep {path.relative_to(PROJECT_ROOT)} data_dir=PATH_TO_" in text
     assert {run.recipe.seed for run in runs} <= set(range(20))  # higher ones stay unused
+
+
+@pytest.mark.parametrize("path", sorted((SWEEPS / "evidence").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_file_says_how_long_it_takes(path):
+    """Its operations over those of the control, times the control's measured time."""
+    (control,) = [
+        run
+        for run in read_runs(PROJECT_ROOT / "figures" / "evidence" / "control")
+        if run.run == "evidence_no_crop_seed0"
+    ]
+    assert control.device == "AMD EPYC, 1 thread"
+
+    def work(recipe):
+        images = recipe.subset or (10_000 if recipe.dataset == "folder" else 50_000)
+        return operations(recipe) * recipe.steps(images) * recipe.batch_size
+
+    whole = read_plan(SWEEPS / "evidence" / "control.yaml").runs[0].recipe
+    seconds = sum(work(run.recipe) for run in read_plan(path, to_train=False).runs) / work(whole)
+    seconds *= control.train_seconds + control.eval_seconds
+    at_once = {"one run at a time": 1, "two runs at once": 2}
+    hours, how = re.search(r"# Expected: ([\d.]+) h, (.*), on an AMD EPYC without", path.read_text()).groups()
+    assert hours == f"{seconds / 3600 / at_once[how]:.1f}"
