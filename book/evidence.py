@@ -40,7 +40,7 @@ before = notebook.names(globals(), evidence.Again.model_fields)
 # ## Parameters
 #
 # As it stands, the chapter shows published records. To run a question again, name it; a stopped sweep is resumed by
-# the same parameters. All but a few questions take days on a laptop: `changes` makes them smaller.
+# the same parameters. Most take hours on two cores, each says below how many: `changes` makes them smaller.
 #
 # ```
 # papermill book/evidence.ipynb out.ipynb -p question speed -p data_dir PATH_TO_CIFAR100 -p changes "epochs=2"
@@ -62,8 +62,8 @@ again = evidence.read_again(globals(), before)
 # Questions with many seeds need a model that two CPU cores can train many times, and one that has learnt something:
 # `parameters/evidence.yaml`, 0.27 million parameters, and all of real CIFAR-100 four times. An epoch is a fifth of the
 # images, so that a curriculum has twenty epochs, each in the place of ten of the published two hundred. Width, learning
-# rate and augmentation are decided by these runs with all tokens only, so that nothing is tuned in favour of token
-# drop; as long as some are missing, they are not decided.
+# rate and augmentation were decided by these runs with all tokens only, so that nothing is tuned in favour of token
+# drop. One seed each is enough to choose by, not to conclude from.
 #
 # So few passes leave a model underfitted: in training it is hardly better than on the test images. The next question,
 # which is about overfitting, takes few images many times instead.
