@@ -182,13 +182,12 @@ def _train(
                 with within.timed():
                     checkpoints.save(checkpoint())
     except (Stopped, TrainingError) as end:
-        stopped = isinstance(end, Stopped)
-        if stopped:
+        if isinstance(end, Stopped):
             checkpoints.save(checkpoint())
         if records:
             _save(trainer, records, _record(trainer, records), folder)
         progress.close()
-        if stopped:
+        if isinstance(end, Stopped):
             progress.print(
                 f"{recipe.run_name} is stopped and saved; the same command resumes it from {position(trainer)}"
             )
@@ -217,6 +216,7 @@ def _record(trainer: Trainer, records: list[EpochRecord], seconds: float | None 
         model=ModelFacts(
             parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
             training_flops_per_image=cost(recipe.vit, trainer.classes).training,
+            training_flops=with_drop * trainer.steps_per_epoch * recipe.batch_size,
             predicted_speedup=without / with_drop,
         ),
         epochs=len(records),

@@ -25,7 +25,7 @@ def record(run, seed, accuracy, drop=0.0, finished=True, precision="fp32"):
         run=run, chapter="ptd" if drop else "baseline", seed=seed, finished=finished,
         recipe={"seed": seed, "drop_final": drop}, data="0f", device="D", versions={"torch": "2"}, commit="abc",
         precision=precision, attention="fused", compilation="off", processes=1, made="2026-01-01",
-        model=ModelFacts(parameters=1, training_flops_per_image=1, predicted_speedup=1.0), epochs=1,
+        model=ModelFacts(parameters=1, training_flops_per_image=1, training_flops=1, predicted_speedup=1.0), epochs=1,
         results=Results(
             test_accuracy=accuracy, test_accuracy_raw=accuracy, clean_train_accuracy=accuracy, best_on_test=accuracy
         ),

@@ -7,13 +7,14 @@ wanted, and epochs.csv, one row a run and epoch.
 import csv
 import json
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ptd_core.errors import OutputError
 from ptd_core.records import history
 from ptd_core.records.files import write_atomically
-from ptd_core.records.history import EpochRecord
+from ptd_core.records.history import NAN, EpochRecord
+from ptd_core.records.rows import value_of
 from ptd_core.records.run_record import RunRecord
 from ptd_core.records.statistics import spread
 
@@ -24,7 +25,9 @@ RUNS, EPOCHS, UNFINISHED = "runs.csv", "epochs.csv", "unfinished.txt"
 class FinishedRun:
     """One row of runs.csv. cell: its name without the seed. Accuracies in percent of the last epoch, as in `Results`.
 
-    fingerprint: of the recipe. levels: the values, as text, of those of a sweep's factors that are no column already.
+    fingerprint: of the recipe. data: digest of the images. training_flops: of the whole run, predicted from operations;
+    both are unknown to older tables. levels: the values, as text, of those of a sweep's factors that are no column
+    already.
     """
 
     run: str
@@ -45,7 +48,9 @@ class FinishedRun:
     torch: str
     commit: str
     fingerprint: str
-    levels: dict[str, str]
+    data: str = ""
+    training_flops: float = NAN
+    levels: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, record: RunRecord, cell: str, fingerprint: str = "", levels: dict | None = None) -> "FinishedRun":
@@ -65,6 +70,8 @@ class FinishedRun:
             torch=record.versions["torch"],
             commit=str(record.commit),
             fingerprint=fingerprint,
+            data=record.data,
+            training_flops=float(record.model.training_flops),
             levels={name: str(value) for name, value in (levels or {}).items() if name not in _COLUMNS},
         )
 
@@ -74,7 +81,8 @@ class FinishedRun:
         return self.clean_train_accuracy - self.test_accuracy
 
 
-_COLUMNS = {field.name: field.type for field in fields(FinishedRun) if field.name != "levels"}
+_COLUMNS = {column.name: column.type for column in fields(FinishedRun) if column.name != "levels"}
+_UNKNOWN = {"data": "", "training_flops": ""}
 
 
 @dataclass(frozen=True)
@@ -116,10 +124,10 @@ def read_runs(folder: Path) -> list[FinishedRun]:
             raise ValueError("it has no rows")
         return [
             FinishedRun(
-                **{name: kind(row.pop(name)) for name, kind in _COLUMNS.items()},
+                **{name: value_of(kind, row.pop(name)) for name, kind in _COLUMNS.items()},
                 levels={name: str(value) for name, value in row.items()},
             )
-            for row in rows
+            for row in ({**_UNKNOWN, **row} for row in rows)
         ]
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise OutputError(f"{path}: cannot be read as a table of runs ({_reason(error)})") from None

@@ -22,7 +22,7 @@ def read_table(kind: type[R], path: Path, what: str) -> list[R]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             found = [
-                kind(**{field.name: _value(field.type, row[field.name]) for field in fields(kind)})
+                kind(**{field.name: value_of(field.type, row[field.name]) for field in fields(kind)})
                 for row in csv.DictReader(file)
             ]
         if not found:
@@ -32,5 +32,6 @@ def read_table(kind: type[R], path: Path, what: str) -> list[R]:
         raise OutputError(f"{path}: cannot be read as {what} ({error})") from None
 
 
-def _value(kind: type, text: str) -> str | int | float:
+def value_of(kind: type, text: str) -> str | int | float:
+    """What a cell of such a table says. Raises ValueError if it is not of this kind."""
     return math.nan if kind is float and text == "" else kind(text)

@@ -33,7 +33,7 @@ def result(run, accuracy, seconds, precision="fp32"):
         run=run.name, chapter=recipe.chapter, seed=recipe.seed, finished=True, recipe=recipe.settings(), data="0f",
         device="D", versions={"torch": "2"}, commit="abc", precision=precision, attention="fused", compilation="off",
         processes=1, made="2026-01-01", epochs=1,
-        model=ModelFacts(parameters=1, training_flops_per_image=1, predicted_speedup=1.0),
+        model=ModelFacts(parameters=1, training_flops_per_image=1, training_flops=1, predicted_speedup=1.0),
         results=Results(
             test_accuracy=accuracy, test_accuracy_raw=accuracy, clean_train_accuracy=accuracy, best_on_test=accuracy
         ),
