@@ -127,7 +127,7 @@ speed = evidence.found("speed", again)
 evidence.status(speed)
 
 # %%
-evidence.effects(speed)
+evidence.effects(speed, timed=True)
 
 # %% [markdown]
 # ## Which score

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ptd_core.cost import run_training_cost
 from ptd_core.errors import SweepError, did_you_mean
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
@@ -15,8 +14,6 @@ from ptd_core.sweep.plan import Plan, read_plan
 QUESTIONS = PROJECT_ROOT / "parameters" / "sweeps" / "evidence"
 RECORDS = PROJECT_ROOT / "figures" / "evidence"
 BASE = "evidence_"  # and an arm's name: a cell of these sweeps
-CLASSES = 100
-IMAGES = 50_000  # of CIFAR for training
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,6 @@ class Answer:
             found.setdefault(run.cell.removeprefix(BASE), run.recipe)
         return found
 
-    def predicted_cost(self, arm: str, control: str) -> float:
-        """Training operations of an arm's whole run over the control's; epochs count."""
-        ours, theirs = (_operations(self.recipes[name]) for name in (arm, control))
-        return ours / theirs
-
 
 def questions() -> list[str]:
     """The names of all questions, those that others build on first."""
@@ -103,8 +95,3 @@ def asked(question: str) -> str:
             break
         comment.append(line.removeprefix("#").removeprefix(" "))
     return "\n".join(comment)
-
-
-def _operations(recipe: Recipe) -> float:
-    images = recipe.steps(recipe.subset or IMAGES) * recipe.batch_size
-    return images * run_training_cost(recipe.vit, CLASSES, recipe.token_drop, recipe.keeps, recipe.sides)[0]

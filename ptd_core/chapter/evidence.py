@@ -114,20 +114,23 @@ def differences(one: Answer) -> Figure | Markdown:
     return effects_figure(one.effects, where_run(one.cells)) if one.effects else _nothing(one)
 
 
-def effects(one: Answer) -> Markdown:
-    """The same as a table."""
-    return Markdown(effects_table(one.effects)) if one.effects else _nothing(one)
+def effects(one: Answer, timed: bool = False) -> Markdown:
+    """The same as a table; timed: with what the clock said, of runs that had a machine to themselves."""
+    return Markdown(effects_table(one.effects, timed)) if one.effects else _nothing(one)
 
 
 def pays(one: Answer, control: str = "all_tokens") -> Figure | Markdown:
-    """Accuracy of all arms against the operations of their whole training."""
+    """Accuracy of all arms against the operations of their whole training, those of the control being 1."""
+    whole = one.cell(control)
+    if whole is None:
+        return _nothing(one)
     arms = [
-        Arm(name, one.predicted_cost(name, control), cell.values("test_accuracy"), recipe.chapter == "baseline"
-            and not recipe.size_stages)
+        Arm(name, cell.runs[0].training_flops / whole.runs[0].training_flops, cell.values("test_accuracy"),
+            all_tokens=recipe.chapter == "baseline" and not recipe.size_stages)
         for name, recipe in one.recipes.items()
         if (cell := one.cell(name))
     ]  # fmt: skip
-    return pays_figure(arms, where_run(one.cells)) if arms else _nothing(one)
+    return pays_figure(arms, where_run(one.cells))
 
 
 def attention(one: Answer, again: Again) -> Figure | Markdown:

@@ -83,6 +83,7 @@ class FinishedRun:
 
 _COLUMNS = {column.name: column.type for column in fields(FinishedRun) if column.name != "levels"}
 _UNKNOWN = {"data": "", "training_flops": ""}
+_OF_A_RUN = ("run", "cell", "seed")  # columns of epochs.csv beside those of an epoch
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,15 @@ def write_epochs(runs: list[tuple[FinishedRun, list[EpochRecord]]], folder: Path
         for run, records in runs
         for record in records
     ]  # fmt: skip
-    history.write_rows(folder / EPOCHS, ["run", "cell", "seed", *names], rows)
+    history.write_rows(folder / EPOCHS, [*_OF_A_RUN, *names], rows)
+
+
+def read_epochs(folder: Path) -> dict[str, list[EpochRecord]]:
+    """The epochs of a sweep's runs, by name of run. Raises OutputError if its epochs.csv is not there or damaged."""
+    found: dict[str, list[EpochRecord]] = {}
+    for (run, *_), record in history.read_csv_of_runs(folder / EPOCHS, beside=_OF_A_RUN):
+        found.setdefault(run, []).append(record)
+    return found
 
 
 def group(runs: list[FinishedRun]) -> list[Cell]:

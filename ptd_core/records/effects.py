@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ptd_core.errors import OutputError
 from ptd_core.records import history
-from ptd_core.records.cells import Cell
+from ptd_core.records.cells import Cell, FinishedRun
 from ptd_core.records.statistics import bootstrap_interval, mean_and_sd, t_interval
 
 EFFECTS = "effects.csv"
@@ -22,7 +22,8 @@ class Effect:
 
     seeds: those that both have. differences: in their order. low, high: the bootstrap's 95 % interval of their mean;
     t_low, t_high: Student's, which with few seeds is the wider and the one that verdicts are taken from. NaN for one
-    seed. faster: the control's training seconds over the arm's, medians over these seeds.
+    seed. faster, predicted: the control's training over the arm's, medians over these seeds; by the clock, which means
+    something only where runs had a machine to themselves, and by operations.
     """
 
     arm: str
@@ -36,6 +37,7 @@ class Effect:
     t_low: float
     t_high: float
     faster: float
+    predicted: float
 
     @property
     def verdict(self) -> str:
@@ -56,8 +58,14 @@ def effect(arm: Cell, control: Cell, result: str = "test_accuracy") -> Effect:
     if not seeds:
         raise OutputError(f"{arm.name} and {control.name} have no seed in common: nothing is paired")
     differences = [getattr(ours[seed], result) - getattr(theirs[seed], result) for seed in seeds]
-    times = [statistics.median(runs[seed].train_seconds for seed in seeds) for runs in (theirs, ours)]
-    return _effect(arm.name, control.name, result, seeds, differences, times[0] / times[1])
+    gains = [_gain(ours, theirs, seeds, column) for column in ("train_seconds", "training_flops")]
+    return _effect(arm.name, control.name, result, seeds, differences, *gains)
+
+
+def _gain(ours: dict[int, FinishedRun], theirs: dict[int, FinishedRun], seeds: tuple[int, ...], column: str) -> float:
+    """Theirs over ours, medians over these seeds; NaN if it is not known."""
+    spent = [statistics.median(getattr(runs[seed], column) for seed in seeds) for runs in (theirs, ours)]
+    return spent[0] / spent[1]
 
 
 def compared(pairs: Iterable[tuple[str, str]], cells: list[Cell]) -> list[Effect]:
@@ -86,22 +94,32 @@ def paired(arm: Cell, control: Cell) -> bool:
 def interaction(plain: Cell, one: Cell, other: Cell, both: Cell, result: str = "test_accuracy") -> Effect:
     """Of a 2 x 2: what `one` does in the presence of `other`, less what it does alone, seed by seed.
 
-    faster: likewise, the ratio of the two gains. Raises OutputError unless all four cells have the same seeds.
+    faster, predicted: likewise, the ratio of the two gains.
+
+    Raises OutputError unless all four cells have the same seeds.
     """
     alone, together = effect(one, plain, result), effect(both, other, result)
     if alone.seeds != together.seeds:
         raise OutputError(f"{both.name}: an interaction needs the same seeds in all four cells")
     differences = [b - a for a, b in zip(alone.differences, together.differences)]
-    return _effect(both.name, one.name, result, alone.seeds, differences, together.faster / alone.faster)
+    gains = together.faster / alone.faster, together.predicted / alone.predicted
+    return _effect(both.name, one.name, result, alone.seeds, differences, *gains)
 
 
 def _effect(
-    arm: str, control: str, result: str, seeds: tuple[int, ...], differences: list[float], faster: float
+    arm: str,
+    control: str,
+    result: str,
+    seeds: tuple[int, ...],
+    differences: list[float],
+    faster: float,
+    predicted: float,
 ) -> Effect:
     several = len(seeds) > 1
     intervals = (bootstrap_interval(differences), t_interval(differences)) if several else ((math.nan, math.nan),) * 2
     mean, _ = mean_and_sd(differences)
-    return Effect(arm, control, result, seeds, tuple(differences), mean, *intervals[0], *intervals[1], faster)
+    paired_by_seed = (arm, control, result, seeds, tuple(differences), mean)
+    return Effect(*paired_by_seed, *intervals[0], *intervals[1], faster, predicted)
 
 
 def in_words(one: Effect, interval: str = "") -> str:
@@ -120,12 +138,14 @@ def _text(value: object) -> object:
     return ";".join(map(repr, value)) if isinstance(value, tuple) else value
 
 
-def effects_table(effects: list[Effect]) -> str:
-    """Markdown: each arm minus its control in percentage points, with both intervals."""
-    lines = [
-        "| arm | control | n | mean difference | 95 % bootstrap | 95 % t | trained faster | verdict |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def effects_table(effects: list[Effect], timed: bool = True) -> str:
+    """Markdown: each arm minus its control in percentage points, with both intervals.
+
+    timed: also how much faster it trained by the clock, beside what operations predict.
+    """
+    gains = ["faster, by operations", *(["by the clock"] if timed else [])]
+    header = ["arm", "control", "n", "mean difference", "95 % bootstrap", "95 % t", *gains, "verdict"]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for one in effects:
         intervals = [f"{low:+.2f} to {high:+.2f}" for low, high in ((one.low, one.high), (one.t_low, one.t_high))]
         if math.isnan(one.low):
@@ -136,7 +156,7 @@ def effects_table(effects: list[Effect]) -> str:
             len(one.seeds),
             f"{one.mean:+.2f}",
             *intervals,
-            f"{one.faster:.2f}x",
+            *(f"{gain:.2f}x" for gain in (one.predicted, one.faster)[: len(gains)]),
             one.verdict,
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -88,9 +88,14 @@ def read_csv(path: Path) -> list[EpochRecord]:
 
     Raises OutputError if it is not there or damaged.
     """
+    return [record for _, record in read_csv_of_runs(path, beside=())]
+
+
+def read_csv_of_runs(path: Path, beside: tuple[str, ...]) -> list[tuple[list[str], EpochRecord]]:
+    """The records of a table with other columns `beside` them, each after its values there. Raises as `read_csv`."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return [_read_row(cells) for cells in csv.DictReader(file)]
+            return [([cells.pop(name) for name in beside], _read_row(cells)) for cells in csv.DictReader(file)]
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise OutputError(
             f"{path}: cannot be read as records of epochs ({getattr(error, 'strerror', None) or error})"

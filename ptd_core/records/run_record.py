@@ -19,9 +19,9 @@ class _Part(BaseModel):
 
 
 class ModelFacts(_Part):
-    """Of the trained model. training_flops_per_image: with all tokens, forward and backward. training_flops: of the
-    whole run, with the tokens that it keeps. predicted_speedup: of the whole run's training by its token drop, predicted
-    from operations."""
+    """Of the trained model, predicted from operations. training_flops_per_image: with all tokens, forward and backward.
+    training_flops: of the whole run, with the tokens that it keeps. predicted_speedup: of the whole run's training by
+    its token drop."""
 
     parameters: int
     training_flops_per_image: int

@@ -1,8 +1,8 @@
 """python -m ptd_core.sweep SWEEP.yaml [name=value ...]: many runs, each one task of Dask, or each one process.
 
-All runs are checked before the first one starts. Finished ones, whose checkpoints are here, are skipped; one that was
-stopped, or whose worker was lost, is resumed from its last checkpoint; one that fails does not hold up the others. See
-parameters/sweeps/README.md for clusters.
+All runs are checked before the first one starts. Finished ones, whose checkpoints are here, are skipped, and so are
+those of published tables whose folder --records names. One that was stopped, or whose worker was lost, is resumed from
+its last checkpoint; one that fails does not hold up the others. See parameters/sweeps/README.md for clusters.
 """
 
 import argparse
@@ -10,13 +10,15 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ptd_core.errors import PTDError, SweepError
 from ptd_core.progress import duration, say
-from ptd_core.records.cells import mark_unfinished
+from ptd_core.records.cells import FinishedRun, mark_unfinished
 from ptd_core.sweep.outcome import Outcome, finished
-from ptd_core.sweep.plan import Plan, read_plan
+from ptd_core.sweep.plan import Plan, PlannedRun, read_plan
 from ptd_core.sweep.processes import run_processes
+from ptd_core.sweep.published import Row, published_rows
 from ptd_core.sweep.report import save_tables
 from ptd_core.sweep.terminal import Terminal
 
@@ -26,10 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)  # options before or after name=value
     if options.processes and (options.scheduler or options.workers or options.notebooks):
         parser.error("--processes is without Dask: --scheduler, --workers and --notebooks do not go with it")
+    if options.records and options.notebooks:
+        parser.error("--records: published tables hold no executed notebooks, which --notebooks wants")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end politely: as Ctrl-C does
     try:
         plan = read_plan(options.sweep, options.overrides)
-        done = {run.name: outcome for run in plan.runs if (outcome := finished(run.recipe, options.notebooks))}
+        done = published_rows(plan, options.records) if options.records else {}
+        done |= {run.name: row for run in plan.runs if (row := _row(run, finished(run.recipe, options.notebooks)))}
         if options.list:
             for run in plan.runs:
                 say(f"{run.name}{'  finished' if run.name in done else ''}")
@@ -47,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def _sweep(plan: Plan, done: dict[str, Outcome], options: argparse.Namespace) -> int:
+def _sweep(plan: Plan, done: dict[str, Row], options: argparse.Namespace) -> int:
     started = time.perf_counter()
     waiting = [run for run in plan.runs if run.name not in done]
     seeds = len(plan.runs) // len({run.cell for run in plan.runs})
@@ -63,7 +68,7 @@ def _sweep(plan: Plan, done: dict[str, Outcome], options: argparse.Namespace) ->
             outcomes = run_processes(waiting, options.processes, options.threads, show)
         else:
             outcomes = _with_dask()(plan, waiting, options, show)
-        done |= {name: outcome for name, outcome in outcomes.items() if outcome.record}
+        done |= {run.name: row for run in waiting if (row := _row(run, outcomes[run.name]))}
         failures = {name: outcome.failure for name, outcome in outcomes.items() if not outcome.record}
     if done:
         _save_tables(plan, done)
@@ -85,13 +90,19 @@ def _with_dask() -> Callable[..., dict[str, Outcome]]:
     return run_as_tasks
 
 
-def _save_tables(plan: Plan, done: dict[str, Outcome]) -> int:
+def _row(run: PlannedRun, outcome: Outcome | None) -> Row | None:
+    """A run's row of the sweep's tables, None if it is not finished."""
+    if outcome is None or outcome.record is None:
+        return None
+    return FinishedRun.of(outcome.record, run.cell, run.recipe.fingerprint, run.levels), outcome.epochs
+
+
+def _save_tables(plan: Plan, done: dict[str, Row]) -> int:
     """Tables and picture of the finished runs, on the screen and in the sweep's folder; the exit status."""
     if not done:
         raise SweepError(f"{plan.name}: none of its {len(plan.runs)} runs is finished")
     plan.folder.create()
-    results = {name: (outcome.record, outcome.epochs) for name, outcome in done.items()}
-    say(f"\n{save_tables(plan, results)}\n\ntables and picture: {plan.folder.path}")
+    say(f"\n{save_tables(plan, done)}\n\ntables and picture: {plan.folder.path}")
     return 0
 
 
@@ -102,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     add("overrides", nargs="*", metavar="name=value", help="parameters for all runs")
     add("--list", action="store_true", help="check the file, name its runs, and stop")
     add("--tables", action="store_true", help="write the tables of the runs that are finished so far, and stop")
+    add("--records", type=Path, metavar="FOLDER",
+        help="this sweep's published tables: their runs count as finished and stand in the new tables too")  # fmt: skip
     add("--scheduler", metavar="ADDRESS", help="use the cluster of this Dask scheduler, tcp://HOST:PORT")
     add("--workers", type=_positive, metavar="N", help="workers on this machine; default: one a device, or one a core")
     add("--processes", type=_positive, metavar="N",

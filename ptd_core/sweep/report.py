@@ -2,34 +2,31 @@
 
 from pathlib import Path
 
-from ptd_core.records.cells import Cell, FinishedRun, group, mark_unfinished, read_runs, write_epochs, write_runs
+from ptd_core.records.cells import Cell, group, mark_unfinished, read_runs, write_epochs, write_runs
 from ptd_core.records.effects import compared, effects_table, write_effects
-from ptd_core.records.history import EpochRecord
-from ptd_core.records.run_record import RunRecord
 from ptd_core.sweep.plan import Plan
+from ptd_core.sweep.published import Row, refuse_other_images
 from ptd_core.views.comparison import compare, where_run
 from ptd_core.views.effects import effects_figure
 from ptd_core.views.style import save_figure
 
-Results = tuple[RunRecord, list[EpochRecord]]  # what a finished run recorded
 
-
-def save_tables(plan: Plan, results: dict[str, Results]) -> str:
+def save_tables(plan: Plan, found: dict[str, Row]) -> str:
     """Write runs.csv, epochs.csv and cells.png into the sweep's folder, and effects.csv and effects.png if arms have
     controls; the tables of cells and of effects as Markdown.
 
-    results: by name of run, of the finished ones; those that are missing are named in unfinished.txt.
+    found: by name of run, of the finished ones; those that are missing are named in unfinished.txt.
+
+    Raises OutputError for runs of one cell on different images.
     """
     folder = plan.folder.path
-    mark_unfinished(folder, [run.name for run in plan.runs if run.name not in results])
-    rows = {
-        run.name: FinishedRun.of(results[run.name][0], run.cell, run.recipe.fingerprint, run.levels)
-        for run in plan.runs
-        if run.name in results
-    }
-    write_epochs([(row, results[name][1]) for name, row in rows.items()], folder)
-    write_runs(list(rows.values()), folder)
-    return "\n\n".join(filter(None, [redraw(folder), save_effects(plan, group(list(rows.values())))]))
+    refuse_other_images(found)
+    mark_unfinished(folder, [run.name for run in plan.runs if run.name not in found])
+    rows = [found[run.name] for run in plan.runs if run.name in found]
+    write_epochs(rows, folder)
+    runs = [run for run, _ in rows]
+    write_runs(runs, folder)
+    return "\n\n".join(filter(None, [redraw(folder), save_effects(plan, group(runs))]))
 
 
 def save_effects(plan: Plan, cells: list[Cell]) -> str:

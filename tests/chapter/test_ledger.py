@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ptd_core.chapter import claims, judging
+from ptd_core.chapter import claims, evidence, judging
 from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions
 from ptd_core.chapter.judging import VERDICTS, Difference, Faster, Interaction, Measured, Settled, Untested
 from ptd_core.cost import run_training_cost
@@ -20,6 +20,11 @@ LOGS = PROJECT_ROOT.parent / "shared" / "reference"
 SEEDS = range(5)
 
 
+def operations(recipe):
+    """Of a whole run, but for the images of an epoch, which all have in common."""
+    return float(run_training_cost(recipe.vit, 100, recipe.token_drop, recipe.keeps, recipe.sides)[0])
+
+
 def made_up(question, accuracies, seconds=None, clean=60.0):
     """An answer whose runs have these accuracies, {arm: one a seed}."""
     plan = read_plan(QUESTIONS / f"{question}.yaml", to_train=False)
@@ -30,8 +35,8 @@ def made_up(question, accuracies, seconds=None, clean=60.0):
             recipe, time = run.recipe, (seconds or {}).get(arm, 10.0)
             results = [accuracies[arm][recipe.seed]] * 3
             about = (run.name, run.cell, recipe.chapter, recipe.seed, recipe.epochs)
-            made = ("D", "fp32", "fused", "off", "2", "abc", recipe.fingerprint, {})
-            runs.append(FinishedRun(*about, *results, clean, time, 1.0, *made))
+            made = ("D", "fp32", "fused", "off", "2", "abc", recipe.fingerprint)
+            runs.append(FinishedRun(*about, *results, clean, time, 1.0, *made, training_flops=operations(recipe)))
     return Answer(question, plan, runs)
 
 
@@ -87,7 +92,7 @@ def test_time_is_compared_seed_by_seed_with_what_operations_predict(records, sec
     records["speed"] = made_up("speed", {"all_tokens": PLAIN, "ptd": PLAIN}, {"all_tokens": 10.0, "ptd": seconds})
     found = Faster("speed", "ptd", "all_tokens").found()
     recipe = records["speed"].recipes["ptd"]
-    dropped, whole = run_training_cost(recipe.vit, 100, recipe.token_drop, recipe.keeps)
+    whole, dropped = operations(records["speed"].recipes["all_tokens"]), operations(recipe)
     assert found.verdict == verdict
     assert found.text.startswith(f"{10 / seconds:.3f}x (") and found.text.endswith(f"predict {whole / dropped:.3f}x")
 
@@ -107,12 +112,23 @@ def test_what_has_no_records_says_which_file_asks(records):
         assert (PROJECT_ROOT / "parameters/sweeps/evidence/place.yaml").is_file()
 
 
-def test_costs_of_whole_runs_count_epochs_and_dropped_tokens():
+def test_whole_runs_are_drawn_at_their_operations():
+    arms = {name: PLAIN for name in ("all_tokens", "all_tokens_15", "ptd", "ptd_mirrored", "sizes")}
+    shown = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence, "pays_figure", lambda arms, stamp: shown.extend(arms))
+        evidence.pays(made_up("direction", arms))
+    costs = {arm.name: arm.cost for arm in shown}
+    assert costs["all_tokens"] == 1 and costs["all_tokens_15"] == 15 / 20
+    assert costs["ptd"] == costs["ptd_mirrored"] < 1
+    assert [arm.name for arm in shown if arm.all_tokens] == ["all_tokens", "all_tokens_15"]
+
+
+def test_nothing_is_shown_where_nothing_is_recorded():
     direction = answer("direction", RECORDS / "none")
-    assert direction.predicted_cost("all_tokens_15", "all_tokens") == 15 / 20
-    assert direction.predicted_cost("ptd", "ptd_mirrored") == 1
-    assert direction.predicted_cost("ptd", "all_tokens") < 1
     assert direction.runs == [] and len(direction.missing) == len(direction.plan.runs)
+    for shown in (evidence.pays(direction), evidence.pays(made_up("direction", {"ptd": PLAIN}))):
+        assert "Nothing is recorded of direction" in shown.data
 
 
 def test_answers_are_read_from_tables(tmp_path):

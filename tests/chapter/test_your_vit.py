@@ -196,7 +196,7 @@ def test_a_class_may_be_called_anything():
 
 
 def cell(name, accuracies, seconds=10.0):
-    about = ("D", "fp32", "fused", "off", "2", "abc", "", {})
+    about = ("D", "fp32", "fused", "off", "2", "abc", "")
     return Cell(name, [FinishedRun(f"{name}{seed}", name, "ptd", seed, 3, one, one, one, 50.0, seconds, 1.0, *about)
                        for seed, one in enumerate(accuracies)])  # fmt: skip
 

@@ -10,14 +10,14 @@ import pytest
 
 from ptd_core.errors import OutputError
 from ptd_core.records.cells import Cell, FinishedRun
-from ptd_core.records.effects import EFFECTS, effect, interaction, write_effects
+from ptd_core.records.effects import EFFECTS, effect, effects_table, interaction, write_effects
 from ptd_core.records.statistics import T975, bootstrap_interval, mean_and_sd, t_interval
 
 
 def run(cell, seed, accuracy, seconds=10.0):
     return FinishedRun(
         f"{cell}_seed{seed}", cell, "ptd", seed, 3, accuracy, accuracy - 1, accuracy, 50.0, seconds, 1.0, "D", "fp32",
-        "fused", "off", "2", "abc", "", {},
+        "fused", "off", "2", "abc", "", training_flops=seconds**2,
     )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_runs_are_paired_by_seed():
     assert (found.arm, found.control, found.seeds) == ("arm", "control", (0, 1, 3))
     assert found.differences == (0.0, 0.5, -1.0) and found.mean == pytest.approx(-1 / 6)
     assert (found.t_low, found.t_high) == pytest.approx(t_interval([0.0, 0.5, -1.0]))
-    assert found.faster == 1.25
+    assert (found.faster, found.predicted) == (1.25, 1.25**2)
     raw = effect(arm, control, "clean_train_accuracy")
     assert raw.differences == (0.0, 0.0, 0.0) and raw.verdict == "no loss"
     with pytest.raises(OutputError, match="arm and other have no seed in common"):
@@ -93,7 +93,8 @@ def test_an_interaction_is_the_difference_of_differences():
     plain, one = cell("plain", {0: 10.0, 1: 11.0}), cell("one", {0: 12.0, 1: 12.0}, 5.0)
     other, both = cell("other", {0: 9.0, 1: 9.0}, 20.0), cell("both", {0: 12.0, 1: 13.0}, 5.0)
     found = interaction(plain, one, other, both)
-    assert found.differences == ((12 - 9) - (12 - 10), (13 - 9) - (12 - 11)) and found.faster == 2.0
+    assert found.differences == ((12 - 9) - (12 - 10), (13 - 9) - (12 - 11))
+    assert (found.faster, found.predicted) == (2.0, 4.0)
     with pytest.raises(OutputError, match="both: an interaction needs the same seeds"):
         interaction(plain, one, cell("other", {0: 9.0}), both)
 
@@ -113,3 +114,11 @@ def test_too_few_values_have_no_interval(values):
             interval(values)
     with pytest.raises(ValueError, match="2 to 20 values; got 21"):
         t_interval([0.0] * 21)
+
+
+def test_a_table_shows_the_clock_only_where_it_is_asked_for():
+    one = effect(cell("few", {0: 41.0, 1: 42.5}, seconds=8.0), cell("all", {0: 40.0, 1: 41.0}))
+    timed, untimed = (effects_table([one], timed).splitlines() for timed in (True, False))
+    assert "| faster, by operations | by the clock | verdict |" in timed[0] and "| 1.56x | 1.25x |" in timed[2]
+    assert "| faster, by operations | verdict |" in untimed[0] and "| 1.56x | no difference seen |" in untimed[2]
+    assert len({line.count("|") for line in untimed}) == len({line.count("|") for line in timed}) == 1

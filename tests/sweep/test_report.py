@@ -6,6 +6,7 @@ import pytest
 import yaml
 from conftest import TINY
 
+from ptd_core.records.cells import FinishedRun
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.ledger import time_ledger
 from ptd_core.records.run_record import ModelFacts, Results, RunRecord, Times
@@ -39,7 +40,7 @@ def result(run, accuracy, seconds, precision="fp32"):
         ),
         times=Times(train_seconds=seconds, eval_seconds=1.0), time_ledger=time_ledger([EPOCH], 64),
     )  # fmt: skip
-    return record, [EPOCH]
+    return FinishedRun.of(record, run.cell, recipe.fingerprint, run.levels), [EPOCH]
 
 
 ACCURACIES = {("all_tokens", 0): 40.0, ("all_tokens", 1): 41.0, ("late", 0): 40.5, ("late", 1): 41.25}

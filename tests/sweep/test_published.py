@@ -1,0 +1,130 @@
+"""A sweep that goes on where its checkpoints are not: from the tables that were published of it."""
+
+import csv
+import shutil
+
+import pytest
+import yaml
+from conftest import TINY, Lines
+
+import ptd_core.sweep.__main__ as command
+from ptd_core.cost import run_training_cost
+from ptd_core.errors import OutputError
+from ptd_core.records.cells import read_epochs, read_runs
+from ptd_core.records.folders import RunFolder
+from ptd_core.run import execute
+from ptd_core.sweep.outcome import Outcome
+from ptd_core.sweep.plan import read_plan
+from ptd_core.sweep.published import published_rows, refuse_other_images
+
+ARMS = "base: base.yaml, arms: {all: {drop_final: 0.0}, few: {}}, controls: {few: [all]}"
+
+
+def write_sweep(folder, text, **changes):
+    folder.mkdir(exist_ok=True)
+    base = {**TINY, "run": "tiny", "epochs": 2, "out_dir": str(folder), **changes}
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    (folder / "question.yaml").write_text(text)
+    return folder / "question.yaml"
+
+
+@pytest.fixture
+def trained(monkeypatch, tiny_shapes):
+    """Names of the runs that sweeps train, in this process."""
+    names = []
+
+    def run_here(runs, at_once, threads, show):
+        names.extend(run.name for run in runs)
+        done = {run.name: execute(run.recipe, Lines(), dataset=tiny_shapes) for run in runs}
+        return {name: Outcome(run.record, run.records) for name, run in done.items()}
+
+    monkeypatch.setattr(command, "run_processes", run_here)
+    return names
+
+
+@pytest.fixture
+def published(tmp_path, trained):
+    """Tables of a sweep's first seed, alone in a folder."""
+    path = write_sweep(tmp_path / "there", f"{{{ARMS}, seeds: [0]}}")
+    assert command.main([str(path), "--processes", "1"]) == 0
+    folder = tmp_path / "published"
+    folder.mkdir()
+    for name in ("runs.csv", "epochs.csv"):
+        shutil.copy(RunFolder("question", str(tmp_path / "there")).path / name, folder / name)
+    trained.clear()
+    return folder
+
+
+def test_it_goes_on_elsewhere(published, trained, tmp_path, capsys):
+    path = write_sweep(tmp_path / "here", f"{{{ARMS}, seeds: [0, 1]}}")
+    assert command.main([str(path), "--processes", "1", "--records", str(published)]) == 0
+    assert trained == ["tiny_all_seed1", "tiny_few_seed1"]
+    out = capsys.readouterr().out
+    assert "skipped  2 finished runs: tiny_all_seed0, tiny_few_seed0" in out and "4 of 4 runs are finished" in out
+    folder = RunFolder("question", str(tmp_path / "here")).path
+    runs, epochs = read_runs(folder), read_epochs(folder)
+    assert [run.run for run in runs] == [*("tiny_all_seed0", "tiny_few_seed0"), *trained]  # as the file lists them
+    assert read_runs(published) == runs[:2]
+    assert [len(epochs[run.run]) for run in runs] == [2, 2, 2, 2]
+    for run in runs[:2]:
+        assert repr(read_epochs(published)[run.run]) == repr(epochs[run.run])  # NaN is not itself
+    (row,) = csv.DictReader((folder / "effects.csv").open())
+    assert row["seeds"] == "0;1" and not (folder / "unfinished.txt").exists()
+    assert float(row["predicted"]) == runs[0].training_flops / runs[1].training_flops > 1
+    assert command.main([str(path), "--list", "--records", str(published)]) == 0
+
+
+def test_tables_say_how_many_operations_a_run_took(published, tiny_shapes):
+    for run in read_runs(published):
+        recipe = next(
+            one for one in read_plan(published.parent / "there" / "question.yaml").runs if one.name == run.run
+        )
+        of_an_image, _ = run_training_cost(recipe.recipe.vit, 10, recipe.recipe.token_drop, recipe.recipe.keeps)
+        images = len(tiny_shapes.train) // recipe.recipe.batch_size * recipe.recipe.batch_size
+        assert run.training_flops == of_an_image * images and run.data == tiny_shapes.digest
+
+
+def refused(plan, folder):
+    with pytest.raises(OutputError) as refusal:
+        published_rows(plan, folder)
+    return str(refusal.value)
+
+
+def test_other_recipes_and_other_runs_are_refused(published, tmp_path):
+    other = read_plan(write_sweep(tmp_path / "other", f"{{{ARMS}, seeds: [0]}}", lr=0.5))
+    assert "tiny_all_seed0 had another recipe" in refused(other, published)
+    fewer = read_plan(write_sweep(tmp_path / "fewer", "{base: base.yaml, arms: {all: {drop_final: 0.0}}, seeds: [0]}"))
+    assert "has the run tiny_few_seed0, which the sweep question does not ask for" in refused(fewer, published)
+
+
+def test_tables_that_do_not_belong_together_are_refused(published, tmp_path):
+    plan = read_plan(tmp_path / "there" / "question.yaml")
+    lines = (published / "epochs.csv").read_text().splitlines()
+    (published / "epochs.csv").write_text("\n".join(lines[:-1]) + "\n")
+    assert "has 1 of 2 epochs of tiny_few_seed0" in refused(plan, published)
+    (published / "epochs.csv").unlink()
+    assert "epochs.csv: cannot be read" in refused(plan, published)
+    assert "runs.csv: cannot be read" in refused(plan, tmp_path)
+
+
+def test_runs_of_one_cell_saw_the_same_images(published, trained, tmp_path, capsys):
+    """Whoever names another folder of images beside published tables is told so."""
+    text = (published / "runs.csv").read_text()
+    digest = read_runs(published)[0].data
+    (published / "runs.csv").write_text(text.replace(digest, "0f"))
+    path = write_sweep(tmp_path / "here", f"{{{ARMS}, seeds: [0, 1]}}")
+    assert command.main([str(path), "--processes", "1", "--records", str(published)]) == 2
+    error = capsys.readouterr().err
+    assert "tiny_all_seed0 and tiny_all_seed1" in error and "different images" in error and digest in error
+    # what a table does not know is not held against it
+    (published / "runs.csv").write_text(text.replace(digest, ""))
+    rows = published_rows(read_plan(path), published)
+    assert all(run.data == "" for run, _ in rows.values())
+    refuse_other_images(rows)
+
+
+def test_no_notebooks_are_published(tmp_path, capsys):
+    path = write_sweep(tmp_path / "here", f"{{{ARMS}, seeds: [0]}}")
+    with pytest.raises(SystemExit):
+        command.main([str(path), "--notebooks", "--records", str(tmp_path)])
+    assert "hold no executed notebooks" in capsys.readouterr().err
