@@ -16,12 +16,6 @@ SMALL = ["dataset=shapes", "image_size=16", "subset=64", "test_subset=20", "stem
          "num_heads=2", "batch_size=32", "epochs=2", "warmup_epochs=0", "device=cpu", "precision=fp32"]  # fmt: skip
 
 
-def forking(command, cwd):
-    """In place of Popen: `python -m module ...` in a process that need not import PyTorch again."""
-    assert command[:2] == [sys.executable, "-m"] and cwd == reproduce.PROJECT_ROOT
-    return forked.Forked(forked.called, forked.as_module, command[2:])
-
-
 @pytest.fixture
 def question(tmp_path):
     """A sweep file of two runs, in place of the question at full size."""
@@ -32,7 +26,7 @@ def question(tmp_path):
 
 @pytest.mark.slow
 def test_it_stops_goes_on_and_repeats_nothing(tmp_path, question, capfd, monkeypatch):
-    monkeypatch.setattr(reproduce.subprocess, "Popen", forking)
+    monkeypatch.setattr(reproduce.subprocess, "Popen", forked.popen)
     arguments = ["nowhere", "--no-bench", "--out", str(tmp_path), *question, *SMALL]
     assert reproduce.main([*arguments, "--minutes", "0"]) == reproduce.RESUMABLE
     assert not (tmp_path / "runs").exists()
@@ -78,6 +72,7 @@ def child(tmp_path, then):
     file = tmp_path / "number"
     code = (
         "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests are a background job
         f"signal.signal(signal.SIGTERM, lambda *_: {then})\n"
         f"open({str(file)!r}, 'w').write(str(os.getpid()))\n"
         "while True: time.sleep(0.01)\n"
@@ -137,7 +132,7 @@ def test_ctrl_c_waits_for_what_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_run_that_is_cut_is_saved_and_a_failure_is_passed_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce.subprocess, "Popen", forking)
+    monkeypatch.setattr(reproduce.subprocess, "Popen", forked.popen)
     arguments = ["nowhere", "--no-bench", "--sweep", "", "--out", str(tmp_path), *SMALL, "epochs=100000", "subset=320"]
     arguments.remove("epochs=2")
     arguments.remove("subset=64")

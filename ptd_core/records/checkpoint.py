@@ -85,6 +85,7 @@ class Checkpoints:
             folder / f"{name}.pt" for name in ("last", "previous", "best", "new", "damaged")
         )
         self.folder, self.weights = folder, folder / "weights.safetensors"
+        self._loads = False  # whether what is saved here is known to load again
 
     def weights_after(self, epochs: int) -> Path:
         """The file of the headline weights after so many epochs, of which some are kept to look back at."""
@@ -95,9 +96,12 @@ class Checkpoints:
 
         Raises OutputError if it cannot be written or read back.
         """
-        write_atomically(self.new, pack(checkpoint))
+        content = pack(checkpoint)
+        write_atomically(self.new, content)
         try:
-            unpack(self.new.read_bytes(), self.new)
+            if (read := self.new.read_bytes()) != content or not self._loads:
+                unpack(read, self.new)  # all are made of the same parts: where one loads, bytes tell the rest
+                self._loads = True
         except OSError as error:  # OutputError among them
             self.new.unlink()
             raise OutputError(f"{error}, just after it was written; {self.last.name} is kept") from None

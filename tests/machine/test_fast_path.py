@@ -1,9 +1,10 @@
 """The fast path gives the slow path's numbers, and compiles few graphs over a whole curriculum."""
 
 import copy
-import subprocess
+import resource
 import sys
 
+import forked
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from graphs import counted_graphs
 from test_token_drop import full_attention_then_gather
 
 from ptd_core.data.batches import Batch
-from ptd_core.machine.fast_path import FastPath, multiplies_bf16
+from ptd_core.machine.fast_path import FastPath, keep_freed_memory, multiplies_bf16
 from ptd_core.model import HybridViT
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.ledger import time_ledger
@@ -109,23 +110,21 @@ def test_bf16_stays_near_fp32(tiny, tiny_shapes):
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
-FAULTS = """
-import resource, torch
-from ptd_core.machine.fast_path import keep_freed_memory
-
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
         torch.ones(64 * 2**20 // 4)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-print(faults(), keep_freed_memory(), faults(), faults())
-"""
+
+def print_faults():
+    print(faults(), keep_freed_memory(), faults(), faults())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
 def test_freed_memory_is_used_again():
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    done = forked.run(print_faults)
+    assert done.returncode == 0, done.stderr
     before, kept, _, after = done.stdout.split()  # the first round after it still fetches memory, which it then keeps
     if kept == "False":
         pytest.skip("this C library has no mallopt")

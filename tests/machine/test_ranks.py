@@ -209,7 +209,7 @@ def test_the_command_line_says_so_in_one_sentence(monkeypatch, tmp_path, capsys)
     assert len(lines) == 1 and lines[0].startswith("LaunchError: the environment has WORLD_SIZE=4, no RANK")
 
 
-LONG = {"epochs": 30, "drop_end": 20}
+LONG = {"epochs": 12, "drop_end": 8}
 
 
 def long_run(folder):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import forked
 import psutil
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.records.folders import RunFolder
 from ptd_core.records.run_record import RunRecord
 from ptd_core.run import execute
+from ptd_core.sweep import processes
 from ptd_core.sweep.__main__ import main
 from ptd_core.sweep.plan import read_plan
 from ptd_core.sweep.processes import run_processes
@@ -30,7 +32,13 @@ def write_sweep(folder, text, **settings):
     return folder / "try.yaml"
 
 
-def test_runs_are_those_of_one_process_and_never_more_at_once_than_asked_for(tmp_path, tiny_shapes):
+@pytest.fixture
+def forked_runs(monkeypatch):
+    """Runs need not import PyTorch again."""
+    monkeypatch.setattr(processes.subprocess, "Popen", forked.popen)
+
+
+def test_runs_are_those_of_one_process_and_never_more_at_once_than_asked_for(tmp_path, tiny_shapes, forked_runs):
     path = write_sweep(
         tmp_path, "{base: base.yaml, arms: {all: {drop_final: 0.0}, few: {}, bad: {dataset: folder}}, seeds: [0]}",
         data_dir=str(tmp_path / "nowhere"),
@@ -61,7 +69,7 @@ def test_runs_are_those_of_one_process_and_never_more_at_once_than_asked_for(tmp
         assert all(equal(mine[name], value) for name, value in load_file(whole.folder / "weights.safetensors").items())
 
 
-def test_the_command_does_it_without_dask_and_says_what_it_did(tmp_path, monkeypatch, capsys):
+def test_the_command_does_it_without_dask_and_says_what_it_did(tmp_path, monkeypatch, capsys, forked_runs):
     for name in ("distributed", "dask"):
         monkeypatch.setitem(sys.modules, name, None)
     path = write_sweep(tmp_path, "{base: base.yaml, fixed: {epochs: 1}, seeds: [0, 1]}")

@@ -70,7 +70,9 @@ def test_it_trains_from_the_command_line(path, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_ranks_train_each_and_resume_equal(tmp_path):
-    recipes = [small(path, tmp_path).replace(subset=96, test_subset=32) for path in FILES]
+    shorter = {"epochs": 2, "drop_start": 0, "drop_end": 2, "subset": 96, "test_subset": 32}
+    recipes = [small(path, tmp_path).replace(**shorter) for path in FILES]
+    assert all(any(recipe.keeps) for recipe in recipes)
     assert together(run_each, recipes, (1, 2))[0] == [True] * len(FILES)
 
 
@@ -78,11 +80,11 @@ def test_two_ranks_train_each_and_resume_equal(tmp_path):
 @every_file
 def test_a_whole_schedule_compiles_at_most_three_graphs(path):
     torch._dynamo.reset()
-    recipe = Recipe.from_yaml(path).replace(**{**SMALL, "epochs": 100})
+    recipe = Recipe.from_yaml(path).replace(**{**SMALL, "epochs": 30})
     if recipe.drop_method != "token_drop":  # theirs is flat: let it pass through many numbers of tokens
         recipe = recipe.replace(drop_shape="polynomial")
     if recipe.drop_shape in ("polynomial", "cosine"):
-        recipe = recipe.replace(drop_start=10, drop_end=90)
+        recipe = recipe.replace(drop_start=3, drop_end=27)
     model, teacher = (recipe.vit.build(5, "fused") for _ in range(2))
     network = recipe.token_drop.network(model.train(), teacher.eval()).train()
     compiled, graphs = counted_graphs(network, "eager")
