@@ -29,7 +29,7 @@ PRELOAD = [
     "ptd_core.__main__",
     "ptd_core.compare",
     "ptd_core.publish",
-    "ptd_core.bench.apart",
+    "ptd_core.bench.sections",
 ]
 
 
@@ -40,6 +40,7 @@ def server():
     with pytest.MonkeyPatch.context() as patch:
         places = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(places))
+        patch.setenv("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD", "forkserver")  # of sweeps in such processes
         multiprocessing.forkserver.ensure_running()
     return context
 

@@ -107,7 +107,7 @@ def training_step(checkpointing):
     torch.manual_seed(0)
     vit = HybridViT(num_classes=5, img_size=32, stem_width=4, stem_stride=2, embed_dim=64, depth=12, num_heads=2)
     vit.set_grad_checkpointing(checkpointing)
-    network, images = TokenDropViT(vit, TokenDrop((6,))).train(), torch.randn(32, 3, 32, 32)
+    network, images = TokenDropViT(vit, TokenDrop((6,))).train(), torch.randn(12, 3, 32, 32)
 
     def step():
         network.zero_grad()

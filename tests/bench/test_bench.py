@@ -142,13 +142,23 @@ def test_a_step_of_the_workload_is_the_trainers(tiny):
         assert torch.equal(mine, theirs)
 
 
-def test_bench_leaves_a_report(tmp_path, capsys, monkeypatch):
-    # Its report alone: the processes of peers are forked, not started anew.
+def begin_forking(first, begin=apart._begin):
+    multiprocessing.set_start_method("fork", force=True)
+    begin(first)
+
+
+@pytest.fixture
+def forked_cases(monkeypatch):
+    """The processes of cases are forked, not started anew, and so are the loaders of these."""
     forking = SimpleNamespace(get_context=lambda how: server(), parent_process=multiprocessing.parent_process)
     monkeypatch.setattr(apart, "multiprocessing", forking)
+    monkeypatch.setattr(apart, "_begin", begin_forking)
+
+
+def test_bench_leaves_a_report(tmp_path, capsys, forked_cases):
     folder = tmp_path / "report"
     sections = ["steps", "peers", "augmentation"]
-    assert bench.main(["--only", *sections, "--rounds", "2", "--to", str(folder), *TINY]) == 0
+    assert bench.main(["--only", *sections, "--rounds", "2", "--to", str(folder), *TINY, "stem_stride=4"]) == 0
     report = json.loads((folder / "bench.json").read_text())
     assert list(report["sections"]) == sections and report["rounds"] == 2
     for row in report["sections"]["steps"]:
@@ -169,7 +179,7 @@ def test_memory_is_asked_of_everybody(tiny, monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory_of_a_step_is_measured_in_a_process_of_its_own():
+def test_memory_of_a_step_is_measured_in_a_process_of_its_own(forked_cases):
     recipe = Recipe.from_yaml(bench.PUBLISHED, [*(one for one in TINY if "batch" not in one), "batch_size=32"])
     path = FastPath.choose(torch.device("cpu"), "fp32")
     ours, plain = (

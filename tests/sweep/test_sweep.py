@@ -343,13 +343,13 @@ def test_the_command_without_a_sweep_needs_neither_dask_nor_jupyter():
 @pytest.mark.slow
 def test_notebooks_are_executed_and_kept(tmp_path):
     path = write_sweep(tmp_path, "{base: base.yaml, fixed: {epochs: 1}, seeds: [0]}")
-    command = [sys.executable, "-m", "ptd_core.sweep", str(path), "--notebooks"]
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = ["ptd_core.sweep", path, "--notebooks", "--workers", "1"]
+    output = forked.run_module(*command)
     assert output.returncode == 0, output.stdout + output.stderr
     folder = tmp_path / "runs" / "tiny_seed0"
     assert [file.name for file in folder.glob("*.ipynb")] == ["ptd.ipynb"]
     book = nbformat.read(folder / "ptd.ipynb", as_version=4)
     assert all(cell.execution_count for cell in book.cells if cell.cell_type == "code")
     assert "| tiny | 0 |" in output.stdout
-    again = forked.run_module(*command[2:])
+    again = forked.run_module(*command)
     assert again.returncode == 0 and "skipped  1 finished runs" in again.stdout
