@@ -92,6 +92,15 @@ evidence.differences(own_effect)
 # %%
 evidence.effects(own_effect)
 
+# %%
+sentence = """
+Token drop alone, against neither: {ptd_only-plain}. Mixup and CutMix alone: {mix-plain}. Token drop with them, against
+them alone: {ptd_mix-mix}; what they change in its effect: {plain-ptd_only-mix-ptd_mix}. All three against neither, as
+the original compares: {ptd_mix-plain}. Gap between clean training images and test images, token drop alone against
+neither: {ptd_only-plain:gap}.
+"""
+evidence.finding(own_effect, sentence)
+
 # %% [markdown]
 # ## Direction, and what pays
 #
@@ -116,6 +125,15 @@ evidence.effects(direction)
 # %%
 evidence.pays(direction)
 
+# %%
+sentence = """
+The published direction against its mirror image: {ptd_mirrored-ptd} for the mirror image, at equal cost. Each against
+all tokens for as many epochs: {ptd-all_tokens} and {ptd_mirrored-all_tokens}; against all tokens in as much time:
+{ptd-all_tokens_17} and {ptd_mirrored-all_tokens_17}. Steps up from half of the tokens in block 1, in as much time:
+{steps_50-all_tokens_16}; smaller images first: {sizes-all_tokens_13}; both: {sizes_and_steps-all_tokens_11}.
+"""
+evidence.finding(direction, sentence)
+
 # %% [markdown]
 # ## Time on the clock
 #
@@ -128,6 +146,13 @@ evidence.status(speed)
 
 # %%
 evidence.effects(speed, timed=True)
+
+# %%
+sentence = """
+At this size accuracy changes by {ptd-all_tokens} with the published curriculum, and by {one_token_less-all_tokens} with
+one token less.
+"""
+evidence.finding(speed, sentence)
 
 # %% [markdown]
 # ## Which score
@@ -142,6 +167,22 @@ evidence.status(scores)
 # %%
 evidence.differences(scores)
 
+# %%
+sentence = """
+Class attention against a random choice of as many tokens: in block 0 {class_attention_0-random_0}, in block 2
+{class_attention_2-random_2}. The opposite choice against a random one: {inverse_0-random_0}, and {inverse_2-random_2}.
+The image's centre, which looks at nothing: {centre_0-random_0}, and {centre_2-random_2}.
+"""
+evidence.finding(scores, sentence)
+
+# %%
+scores_five_seeds = evidence.found("scores_five_seeds", again)
+sentence = """
+Of five seeds, class attention against a random choice: {class_attention_0-random_0} in block 0,
+{class_attention_2-random_2} in block 2.
+"""
+evidence.finding(scores_five_seeds, sentence)
+
 # %% [markdown]
 # ## Which block, which curriculum
 #
@@ -155,11 +196,25 @@ evidence.status(place)
 evidence.differences(place)
 
 # %%
+sentence = """
+Against block 0: block 1 {block_1-ptd}; block 2 {block_2-ptd}; block 3 {block_3-ptd}; three blocks that together drop as
+much {blocks_0_1_2-ptd}.
+"""
+evidence.finding(place, sentence)
+
+# %%
 curriculum = evidence.found("curriculum", again)
 evidence.status(curriculum)
 
 # %%
 evidence.differences(curriculum)
+
+# %%
+sentence = """
+Against the published curriculum: at most 20 % dropped {final_20-ptd}, 65 % {final_65-ptd}; from the first epoch on
+{start_0-ptd}; all at once {at_once-ptd}; released at the end {released-ptd}.
+"""
+evidence.finding(curriculum, sentence)
 
 # %% [markdown]
 # ## Does attention feed back on itself?
@@ -196,6 +251,14 @@ evidence.status(transfer)
 
 # %%
 evidence.differences(transfer)
+
+# %%
+sentence = """
+Learned with token drop against learned with all tokens, both fine-tuned with all: {ptd_then_all-all_then_all}.
+Fine-tuned with token drop against with all tokens: {all_then_ptd-all_then_all}. Against nothing learned before:
+{all_then_all-scratch}.
+"""
+evidence.finding(transfer, sentence)
 
 # %% [markdown]
 # ## The claim ledger

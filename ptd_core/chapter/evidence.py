@@ -9,6 +9,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ptd_core.chapter import findings
 from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions
 from ptd_core.chapter.claims import ledger_table
 from ptd_core.chapter.looking_again import FEWER
@@ -29,8 +30,8 @@ from ptd_core.views.feedback import feedback_figure
 from ptd_core.views.fewer_tokens import fewer_tokens_figure
 
 __all__ = [
-    "Again", "accuracies", "attention", "cells", "differences", "effects", "fewer_tokens", "found", "ledger", "pays",
-    "read_again", "status",
+    "Again", "accuracies", "attention", "cells", "differences", "effects", "fewer_tokens", "finding", "found", "ledger",
+    "pays", "read_again", "status",
 ]  # fmt: skip
 
 
@@ -117,6 +118,11 @@ def differences(one: Answer) -> Figure | Markdown:
 def effects(one: Answer, timed: bool = False) -> Markdown:
     """The same as a table; timed: with what the clock said, of runs that had a machine to themselves."""
     return Markdown(effects_table(one.effects, timed)) if one.effects else _nothing(one)
+
+
+def finding(one: Answer, sentence: str) -> Markdown:
+    """What was found, in a sentence as `findings.finding` takes it."""
+    return Markdown(findings.finding(one, sentence)) if one.runs else _nothing(one)
 
 
 def pays(one: Answer, control: str = "all_tokens") -> Figure | Markdown:

@@ -7,7 +7,7 @@ wanted, and epochs.csv, one row a run and epoch.
 import csv
 import json
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from ptd_core.errors import OutputError
@@ -72,8 +72,11 @@ class FinishedRun:
             fingerprint=fingerprint,
             data=record.data,
             training_flops=float(record.model.training_flops),
-            levels={name: str(value) for name, value in (levels or {}).items() if name not in _COLUMNS},
-        )
+        ).with_levels(levels or {})
+
+    def with_levels(self, levels: dict) -> "FinishedRun":
+        """The row with a sweep's values of its factors."""
+        return replace(self, levels={name: str(value) for name, value in levels.items() if name not in _COLUMNS})
 
     @property
     def gap(self) -> float:

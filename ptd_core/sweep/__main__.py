@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--list", action="store_true", help="check the file, name its runs, and stop")
     add("--tables", action="store_true", help="write the tables of the runs that are finished so far, and stop")
     add("--records", type=Path, metavar="FOLDER",
-        help="this sweep's published tables: their runs count as finished and stand in the new tables too")  # fmt: skip
+        help="of published tables: runs of this sweep in them are finished, and stand in the new tables")  # fmt: skip
     add("--scheduler", metavar="ADDRESS", help="use the cluster of this Dask scheduler, tcp://HOST:PORT")
     add("--workers", type=_positive, metavar="N", help="workers on this machine; default: one a device, or one a core")
     add("--processes", type=_positive, metavar="N",

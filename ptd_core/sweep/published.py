@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ptd_core.errors import OutputError
-from ptd_core.records.cells import FinishedRun, read_epochs, read_runs
+from ptd_core.records.cells import RUNS, FinishedRun, read_epochs, read_runs
 from ptd_core.records.history import EpochRecord
 from ptd_core.sweep.plan import Plan
 
@@ -11,24 +11,33 @@ Row = tuple[FinishedRun, list[EpochRecord]]  # of the tables: a run, and its epo
 
 
 def published_rows(plan: Plan, folder: Path) -> dict[str, Row]:
-    """The rows of a published sweep's folder, by name of run.
+    """The runs of this plan that the tables in a folder hold, or those of all folders in it, by name.
 
-    Raises OutputError if its tables are not there or damaged, and if they hold a run that this plan does not ask for,
-    or another recipe's under the name of one.
+    Raises OutputError if tables are not there or damaged, if they hold none of the runs, or another recipe's under the
+    name of one, or one that was run twice.
     """
-    runs, epochs = read_runs(folder), read_epochs(folder)
-    recipes = {run.name: run.recipe for run in plan.runs}
-    for run in runs:
-        if run.run not in recipes:
-            raise OutputError(f"{folder}: has the run {run.run}, which the sweep {plan.name} does not ask for")
-        if run.fingerprint != recipes[run.run].fingerprint:
-            raise OutputError(
-                f"{folder}: its run {run.run} had another recipe (fingerprint {run.fingerprint}) than the sweep "
-                f"{plan.name} asks for (fingerprint {recipes[run.run].fingerprint})"
-            )
-        if len(epochs.get(run.run, [])) != run.epochs:
-            raise OutputError(f"{folder}: has {len(epochs.get(run.run, []))} of {run.epochs} epochs of {run.run}")
-    return {run.run: (run, epochs[run.run]) for run in runs}
+    asked = {run.name: run for run in plan.runs}
+    found: dict[str, Row] = {}
+    for place in [folder] if (folder / RUNS).exists() else sorted(path.parent for path in folder.glob(f"*/{RUNS}")):
+        epochs = read_epochs(place)
+        for run in read_runs(place):
+            if run.run not in asked:
+                continue
+            fingerprint = asked[run.run].recipe.fingerprint
+            if run.fingerprint != fingerprint:
+                raise OutputError(
+                    f"{place}: its run {run.run} had another recipe (fingerprint {run.fingerprint}) than the sweep "
+                    f"{plan.name} asks for (fingerprint {fingerprint})"
+                )
+            if len(epochs.get(run.run, [])) != run.epochs:
+                raise OutputError(f"{place}: has {len(epochs.get(run.run, []))} of {run.epochs} epochs of {run.run}")
+            row = run.with_levels(asked[run.run].levels), epochs[run.run]
+            known, _ = found.setdefault(run.run, row)
+            if known.train_seconds != run.train_seconds:
+                raise OutputError(f"{place}: its run {run.run} is another than the one of that name in {folder}")
+    if not found:
+        raise OutputError(f"{folder}: holds no tables with a run that the sweep {plan.name} asks for")
+    return found
 
 
 def refuse_other_images(rows: dict[str, Row]) -> None:

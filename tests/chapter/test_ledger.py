@@ -124,6 +124,24 @@ def test_whole_runs_are_drawn_at_their_operations():
     assert [arm.name for arm in shown if arm.all_tokens] == ["all_tokens", "all_tokens_15"]
 
 
+def test_a_finding_has_its_numbers_and_verdicts_from_the_records():
+    four = {"plain": PLAIN, "ptd_only": [v - 1 for v in PLAIN], "mix": PLAIN, "ptd_mix": [v + 0.5 for v in PLAIN]}
+    one = made_up("own_effect", four)
+    asked = "alone {ptd_only-plain}; {plain-ptd_only-mix-ptd_mix}; gap {ptd_only-plain:gap}; {plain}"
+    said = evidence.finding(one, asked)
+    assert said.data == (
+        "alone -1.00 points (95 % -1.00 to -1.00, n = 5), worse; "
+        "+1.50 points (95 % +1.50 to +1.50, n = 5), above zero; "
+        f"gap +1.00 points (95 % +1.00 to +1.00, n = 5), above zero; {sum(PLAIN) / 5:.2f} %"
+    )
+    less = made_up("own_effect", {"plain": PLAIN[:1], "ptd_only": PLAIN[:1]})
+    said = evidence.finding(less, "{ptd_only-plain}, {mix-plain}, {mix}").data
+    assert said == "+0.00 points, of one seed, (not recorded yet), (not recorded yet)"
+    for sentence, words in (("{ptd_onyl-plain}", "did you mean ptd_only"), ("{plain-mix-ptd_mix}", "name one arm")):
+        with pytest.raises(SweepError, match=words):
+            evidence.finding(one, sentence)
+
+
 def test_nothing_is_shown_where_nothing_is_recorded():
     direction = answer("direction", RECORDS / "none")
     assert direction.runs == [] and len(direction.missing) == len(direction.plan.runs)

@@ -93,8 +93,21 @@ def refused(plan, folder):
 def test_other_recipes_and_other_runs_are_refused(published, tmp_path):
     other = read_plan(write_sweep(tmp_path / "other", f"{{{ARMS}, seeds: [0]}}", lr=0.5))
     assert "tiny_all_seed0 had another recipe" in refused(other, published)
+    none = read_plan(write_sweep(tmp_path / "none", f"{{{ARMS}, seeds: [7]}}"))
+    assert "holds no tables with a run that the sweep question asks for" in refused(none, published)
+
+
+def test_other_questions_may_have_asked_for_the_same_run(published, tmp_path):
+    """Of a folder of tables what is asked for is taken; one run has one row."""
+    both = tmp_path / "both"
+    for name in ("one", "two"):
+        shutil.copytree(published, both / name)
     fewer = read_plan(write_sweep(tmp_path / "fewer", "{base: base.yaml, arms: {all: {drop_final: 0.0}}, seeds: [0]}"))
-    assert "has the run tiny_few_seed0, which the sweep question does not ask for" in refused(fewer, published)
+    assert list(published_rows(fewer, both)) == list(published_rows(fewer, published)) == ["tiny_all_seed0"]
+    text = (both / "two" / "runs.csv").read_text()
+    (row,) = [run for run in read_runs(published) if run.run == "tiny_all_seed0"]
+    (both / "two" / "runs.csv").write_text(text.replace(repr(row.train_seconds), "1.0"))
+    assert "two: its run tiny_all_seed0 is another than the one of that name in" in refused(fewer, both)
 
 
 def test_tables_that_do_not_belong_together_are_refused(published, tmp_path):
@@ -104,7 +117,9 @@ def test_tables_that_do_not_belong_together_are_refused(published, tmp_path):
     assert "has 1 of 2 epochs of tiny_few_seed0" in refused(plan, published)
     (published / "epochs.csv").unlink()
     assert "epochs.csv: cannot be read" in refused(plan, published)
-    assert "runs.csv: cannot be read" in refused(plan, tmp_path)
+    (published / "epochs.csv").write_text("\n".join(lines) + "\n")
+    (published / "runs.csv").write_text("nothing\n")
+    assert "runs.csv: cannot be read" in refused(plan, published)
 
 
 def test_runs_of_one_cell_saw_the_same_images(published, trained, tmp_path, capsys):

@@ -1,0 +1,58 @@
+"""What was found, in sentences whose numbers and verdicts come from the records."""
+
+import math
+
+from ptd_core.chapter.answers import BASE, Answer
+from ptd_core.errors import SweepError, did_you_mean
+from ptd_core.records.effects import Effect, in_words
+
+
+def finding(one: Answer, sentence: str) -> str:
+    """A sentence with its numbers.
+
+    In it {arm-control} is the difference of two arms in test accuracy, {arm-control:gap} in another result of a run,
+    and {plain-one-other-both} the interaction of four; each becomes its mean, its interval and what can be said of it.
+    {arm} is an arm's own mean. Raises SweepError for a name that is no arm of the question.
+    """
+    return sentence.format_map(_Numbers(one))
+
+
+class _Numbers(dict):
+    """What `str.format_map` asks by name."""
+
+    def __init__(self, one: Answer):
+        self.one = one
+
+    def __missing__(self, names: str) -> "_Number":
+        return _Number(self.one, names.split("-"))
+
+
+class _Number:
+    def __init__(self, one: Answer, arms: list[str]):
+        known = tuple(dict.fromkeys(run.cell.removeprefix(BASE) for run in one.plan.runs))
+        if unknown := [arm for arm in arms if arm not in known]:
+            hint = did_you_mean(unknown[0], known) or f"they are {', '.join(known)}"
+            raise SweepError(f"{one.question} has no arm {unknown[0]!r}; {hint}")
+        if len(arms) not in (1, 2, 4):
+            raise SweepError(f"{'-'.join(arms)}: name one arm, an arm and its control, or the four of an interaction")
+        self.one, self.arms = one, arms
+
+    def __format__(self, result: str) -> str:
+        result = result or "test_accuracy"
+        if len(self.arms) == 1:
+            cell = self.one.cell(*self.arms)
+            return f"{sum(cell.values(result)) / len(cell.runs):.2f} %" if cell else "(not recorded yet)"
+        ask = self.one.effect if len(self.arms) == 2 else self.one.interaction
+        return _said(ask(*self.arms, result), of_accuracy=len(self.arms) == 2 and result.startswith("test_accuracy"))
+
+
+def _said(effect: Effect | None, of_accuracy: bool) -> str:
+    if effect is None:
+        return "(not recorded yet)"
+    if math.isnan(effect.t_low):
+        return f"{effect.mean:+.2f} points, of one seed"
+    if of_accuracy:
+        verdict = effect.verdict
+    else:  # more is not better
+        verdict = "above zero" if effect.t_low > 0 else "below zero" if effect.t_high < 0 else "no difference seen"
+    return f"{in_words(effect, '95 % ')}, {verdict}"
