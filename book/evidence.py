@@ -93,13 +93,17 @@ evidence.differences(own_effect)
 evidence.effects(own_effect)
 
 # %%
-sentence = """
-Token drop alone, against neither: {ptd_only-plain}. Mixup and CutMix alone: {mix-plain}. Token drop with them, against
-them alone: {ptd_mix-mix}; what they change in its effect: {plain-ptd_only-mix-ptd_mix}. All three against neither, as
-the original compares: {ptd_mix-plain}. Gap between clean training images and test images, token drop alone against
-neither: {ptd_only-plain:gap}.
+findings = """
+- Token drop alone, against neither: {ptd_only-plain}.
+- Mixup and CutMix alone, against neither: {mix-plain}.
+- Token drop with them, against them alone: {ptd_mix-mix}.
+- What they change in its effect, the interaction: {plain-ptd_only-mix-ptd_mix}.
+- All three against neither, as the original compares: {ptd_mix-plain}.
+- Of raw weights, without their moving average: token drop alone {ptd_only-plain:test_accuracy_raw}; with Mixup and
+  CutMix {ptd_mix-mix:test_accuracy_raw}.
+- Gap between clean training images and test images, token drop alone against neither: {ptd_only-plain:gap}.
 """
-evidence.finding(own_effect, sentence)
+evidence.finding(own_effect, findings)
 
 # %% [markdown]
 # ## Direction, and what pays
@@ -126,13 +130,15 @@ evidence.effects(direction)
 evidence.pays(direction)
 
 # %%
-sentence = """
-The published direction against its mirror image: {ptd_mirrored-ptd} for the mirror image, at equal cost. Each against
-all tokens for as many epochs: {ptd-all_tokens} and {ptd_mirrored-all_tokens}; against all tokens in as much time:
-{ptd-all_tokens_17} and {ptd_mirrored-all_tokens_17}. Steps up from half of the tokens in block 1, in as much time:
-{steps_50-all_tokens_16}; smaller images first: {sizes-all_tokens_13}; both: {sizes_and_steps-all_tokens_11}.
+findings = """
+- The mirror image of the published curriculum, against it, at equal cost: {ptd_mirrored-ptd}.
+- The published one against all tokens for as many epochs: {ptd-all_tokens}; in as much time: {ptd-all_tokens_17}.
+- Its mirror image likewise: {ptd_mirrored-all_tokens}; in as much time: {ptd_mirrored-all_tokens_17}.
+- Steps up from half of the tokens in block 1: {steps_50-all_tokens}; in as much time: {steps_50-all_tokens_16}.
+- Smaller images first: {sizes-all_tokens}; in as much time: {sizes-all_tokens_13}.
+- Both: {sizes_and_steps-all_tokens}; in as much time: {sizes_and_steps-all_tokens_11}.
 """
-evidence.finding(direction, sentence)
+evidence.finding(direction, findings)
 
 # %% [markdown]
 # ## Time on the clock
@@ -148,11 +154,11 @@ evidence.status(speed)
 evidence.effects(speed, timed=True)
 
 # %%
-sentence = """
-At this size accuracy changes by {ptd-all_tokens} with the published curriculum, and by {one_token_less-all_tokens} with
-one token less.
+findings = """
+- The published curriculum changes accuracy by {ptd-all_tokens}.
+- One token less, from the start, changes it by {one_token_less-all_tokens}.
 """
-evidence.finding(speed, sentence)
+evidence.finding(speed, findings)
 
 # %% [markdown]
 # ## Which score
@@ -168,20 +174,21 @@ evidence.status(scores)
 evidence.differences(scores)
 
 # %%
-sentence = """
-Class attention against a random choice of as many tokens: in block 0 {class_attention_0-random_0}, in block 2
-{class_attention_2-random_2}. The opposite choice against a random one: {inverse_0-random_0}, and {inverse_2-random_2}.
-The image's centre, which looks at nothing: {centre_0-random_0}, and {centre_2-random_2}.
+findings = """
+- Class attention against a random choice: in block 0 {class_attention_0-random_0}; in block 2
+  {class_attention_2-random_2}.
+- The opposite choice against a random one: {inverse_0-random_0}; {inverse_2-random_2}.
+- The image's centre, which looks at nothing, against a random choice: {centre_0-random_0}; {centre_2-random_2}.
 """
-evidence.finding(scores, sentence)
+evidence.finding(scores, findings)
 
 # %%
 scores_five_seeds = evidence.found("scores_five_seeds", again)
-sentence = """
-Of five seeds, class attention against a random choice: {class_attention_0-random_0} in block 0,
-{class_attention_2-random_2} in block 2.
+findings = """
+- Five seeds, class attention against a random choice: in block 0 {class_attention_0-random_0}; in block 2
+  {class_attention_2-random_2}.
 """
-evidence.finding(scores_five_seeds, sentence)
+evidence.finding(scores_five_seeds, findings)
 
 # %% [markdown]
 # ## Which block, which curriculum
@@ -196,11 +203,11 @@ evidence.status(place)
 evidence.differences(place)
 
 # %%
-sentence = """
-Against block 0: block 1 {block_1-ptd}; block 2 {block_2-ptd}; block 3 {block_3-ptd}; three blocks that together drop as
-much {blocks_0_1_2-ptd}.
+findings = """
+- Against block 0: block 1 {block_1-ptd}; block 2 {block_2-ptd}; block 3 {block_3-ptd}.
+- Blocks 0, 1 and 2, which together drop as much, against block 0 alone: {blocks_0_1_2-ptd}.
 """
-evidence.finding(place, sentence)
+evidence.finding(place, findings)
 
 # %%
 curriculum = evidence.found("curriculum", again)
@@ -210,11 +217,12 @@ evidence.status(curriculum)
 evidence.differences(curriculum)
 
 # %%
-sentence = """
-Against the published curriculum: at most 20 % dropped {final_20-ptd}, 65 % {final_65-ptd}; from the first epoch on
-{start_0-ptd}; all at once {at_once-ptd}; released at the end {released-ptd}.
+findings = """
+- Against the published end, 35 %: at most 20 % dropped {final_20-ptd}; 50 % {final_50-ptd}; 65 % {final_65-ptd}.
+- Against its course: from the first epoch on {start_0-ptd}; all at once {at_once-ptd}; released at the end
+  {released-ptd}.
 """
-evidence.finding(curriculum, sentence)
+evidence.finding(curriculum, findings)
 
 # %% [markdown]
 # ## Does attention feed back on itself?
@@ -253,12 +261,12 @@ evidence.status(transfer)
 evidence.differences(transfer)
 
 # %%
-sentence = """
-Learned with token drop against learned with all tokens, both fine-tuned with all: {ptd_then_all-all_then_all}.
-Fine-tuned with token drop against with all tokens: {all_then_ptd-all_then_all}. Against nothing learned before:
-{all_then_all-scratch}.
+findings = """
+- Learned with token drop against learned with all tokens, both fine-tuned with all: {ptd_then_all-all_then_all}.
+- Fine-tuned with token drop against with all tokens: {all_then_ptd-all_then_all}.
+- Learned before against nothing learned before: {all_then_all-scratch}.
 """
-evidence.finding(transfer, sentence)
+evidence.finding(transfer, findings)
 
 # %% [markdown]
 # ## The claim ledger

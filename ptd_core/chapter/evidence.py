@@ -120,9 +120,9 @@ def effects(one: Answer, timed: bool = False) -> Markdown:
     return Markdown(effects_table(one.effects, timed)) if one.effects else _nothing(one)
 
 
-def finding(one: Answer, sentence: str) -> Markdown:
-    """What was found, in a sentence as `findings.finding` takes it."""
-    return Markdown(findings.finding(one, sentence)) if one.runs else _nothing(one)
+def finding(one: Answer, sentences: str) -> Markdown:
+    """What was found, in sentences as `findings.finding` takes them."""
+    return Markdown(findings.finding(one, sentences)) if one.runs else _nothing(one)
 
 
 def pays(one: Answer, control: str = "all_tokens") -> Figure | Markdown:

@@ -7,14 +7,14 @@ from ptd_core.errors import SweepError, did_you_mean
 from ptd_core.records.effects import Effect, in_words
 
 
-def finding(one: Answer, sentence: str) -> str:
-    """A sentence with its numbers.
+def finding(one: Answer, sentences: str) -> str:
+    """Sentences with their numbers.
 
-    In it {arm-control} is the difference of two arms in test accuracy, {arm-control:gap} in another result of a run,
+    In them {arm-control} is the difference of two arms in test accuracy, {arm-control:gap} in another result of a run,
     and {plain-one-other-both} the interaction of four; each becomes its mean, its interval and what can be said of it.
     {arm} is an arm's own mean. Raises SweepError for a name that is no arm of the question.
     """
-    return sentence.format_map(_Numbers(one))
+    return sentences.format_map(_Numbers(one))
 
 
 class _Numbers(dict):
