@@ -14,7 +14,7 @@
 # runs with controls and several seeds. It trains nothing: it reads published records, in `figures/evidence`, and draws
 # what they say.
 #
-# Four rules hold throughout.
+# Four rules hold throughout, but for the choice of a size, which had one seed.
 #
 # 1. **Paired.** Runs with one seed begin with the same weights and see the same images, in one order, augmented alike.
 #    What is compared is the difference within a seed.
@@ -28,7 +28,8 @@
 #    of the epochs. Token drop pays only if it beats that.
 #
 # "No loss" is said where the whole interval lies above -0.3 points. Where an interval holds zero, "no difference seen"
-# is all that can be said, and the interval says how large a difference could have hidden.
+# is all that can be said, and the interval says how large a difference could have hidden. Of every twenty intervals one
+# misses the truth by chance: a single small difference among many proves little.
 
 # %%
 # %matplotlib inline
@@ -40,7 +41,7 @@ before = notebook.names(globals(), evidence.Again.model_fields)
 # ## Parameters
 #
 # As it stands, the chapter shows published records. To run a question again, name it; a stopped sweep is resumed by
-# the same parameters. Most take hours on two cores, each says below how many: `changes` makes them smaller.
+# the same parameters. Most take hours on two cores; each says below how many. `changes` makes them smaller.
 #
 # ```
 # papermill book/evidence.ipynb out.ipynb -p question speed -p data_dir PATH_TO_CIFAR100 -p changes "epochs=2"
@@ -79,8 +80,9 @@ evidence.accuracies(control)
 # ## Token drop's own effect, and that of Mixup and CutMix
 #
 # The original compares a baseline with little regularisation to token drop with much, and concludes that token drop
-# alone overfits and that regularisation is essential to it. That comparison changes two things at once. Here they are
-# changed one at a time: two by two, all else equal.
+# alone overfits and that regularisation is essential to it. That comparison changes several things at once. Here token
+# drop and Mixup/CutMix are changed one at a time: two by two, all else equal. Models with Mixup and CutMix are far from
+# fitting even these few images; what stronger models would do is another question.
 
 # %%
 own_effect = evidence.found("own_effect", again)
@@ -94,14 +96,16 @@ evidence.effects(own_effect)
 
 # %%
 findings = """
-- Token drop alone, against neither: {ptd_only-plain}.
-- Mixup and CutMix alone, against neither: {mix-plain}.
+- Token drop alone, against none of the three: {ptd_only-plain}.
+- Mixup and CutMix alone, against none: {mix-plain}.
 - Token drop with them, against them alone: {ptd_mix-mix}.
-- What they change in its effect, the interaction: {plain-ptd_only-mix-ptd_mix}.
-- All three against neither, as the original compares: {ptd_mix-plain}.
-- Of raw weights, without their moving average: token drop alone {ptd_only-plain:test_accuracy_raw}; with Mixup and
-  CutMix {ptd_mix-mix:test_accuracy_raw}.
-- Gap between clean training images and test images, token drop alone against neither: {ptd_only-plain:gap}.
+- How Mixup and CutMix change token drop's effect (the interaction): {plain-ptd_only-mix-ptd_mix}.
+- Token drop, Mixup and CutMix together, against none, as the original compares: {ptd_mix-plain}.
+- With the raw weights instead of their moving average: token drop alone {ptd_only-plain:test_accuracy_raw}; with Mixup
+  and CutMix {ptd_mix-mix:test_accuracy_raw}.
+- Accuracy on clean training images: {plain:clean_train_accuracy} with none, {ptd_only:clean_train_accuracy} with token
+  drop, {mix:clean_train_accuracy} with Mixup and CutMix, {ptd_mix:clean_train_accuracy} with all three.
+- So token drop alone changes the gap between training and test images by {ptd_only-plain:gap}.
 """
 evidence.finding(own_effect, findings)
 
@@ -155,8 +159,8 @@ evidence.effects(speed, timed=True)
 
 # %%
 findings = """
-- The published curriculum changes accuracy by {ptd-all_tokens}.
-- One token less, from the start, changes it by {one_token_less-all_tokens}.
+- Accuracy with the published curriculum, against all tokens: {ptd-all_tokens}.
+- With one token less from the start: {one_token_less-all_tokens}.
 """
 evidence.finding(speed, findings)
 
@@ -285,13 +289,13 @@ evidence.ledger()
 # - A comparison that changes two things at once cannot say which of them worked.
 # - A single run has no interval; with two seeds only large differences can be seen.
 # - Saved time is worth something only if the same time, spent on all tokens, gives less.
-# - What is not tested says so in the ledger, and which file would test it.
+# - The ledger says what is not tested, and which file would test it.
 #
 # ## Exercises
 #
 # 1. Run `own_effect` again with `changes = "epochs=2"`: before epoch 5 no token is dropped. How far apart are
-#    `ptd_only` and `plain` then, seed by seed, and how far are `mix` and `plain`? What does the first say of the
-#    second?
+#    `ptd_only` and `plain` then, seed by seed, and how far are `mix` and `plain`? What does the first distance tell you
+#    about how to read the second?
 # 2. Write a question of your own: a file with arms, controls and seeds in `parameters/sweeps/evidence`. Does the
 #    chapter's `evidence.found` read it?
 # 3. What would refute the statement that class attention is no better than a random choice? How many seeds would it

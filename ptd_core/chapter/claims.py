@@ -97,7 +97,7 @@ CLAIMS = (
     Claim(
         CAUSE,
         "Strong regularisation is essential: only with it token drop turns from harm to gain",
-        "no such runs",
+        "no such runs; of its regularisation only Mixup and CutMix are tested here",
         Interaction("own_effect", "plain", "ptd_only", "mix", "ptd_mix", claimed=+1),
         short=True,
     ),

@@ -161,4 +161,4 @@ def ledger() -> Markdown:
 
 
 def _nothing(one: Answer) -> Markdown:
-    return Markdown(f"*Nothing is recorded of {one.question} yet that could be shown here.*")
+    return Markdown(f"*No records of {one.question} yet.*")

@@ -10,11 +10,14 @@ from ptd_core.records.effects import Effect, in_words
 def finding(one: Answer, sentences: str) -> str:
     """Sentences with their numbers.
 
-    In them {arm-control} is the difference of two arms in test accuracy, {arm-control:gap} in another result of a run,
-    and {plain-one-other-both} the interaction of four; each becomes its mean, its interval and what can be said of it.
-    {arm} is an arm's own mean. Raises SweepError for a name that is no arm of the question.
+    In them {arm-control} is the difference of two arms in test accuracy, {arm-control:gap} in another of RESULTS, and
+    {plain-one-other-both} the interaction of four; each becomes its mean, its interval and what can be said of it.
+    {arm} is an arm's own mean. Raises SweepError for a name that is no arm of the question, or no result.
     """
     return sentences.format_map(_Numbers(one))
+
+
+RESULTS = {"test_accuracy": "%", "test_accuracy_raw": "%", "clean_train_accuracy": "%", "gap": "points"}
 
 
 class _Numbers(dict):
@@ -39,9 +42,12 @@ class _Number:
 
     def __format__(self, result: str) -> str:
         result = result or "test_accuracy"
+        if result not in RESULTS:
+            raise SweepError(f"{result}: is no result of a run; they are {', '.join(RESULTS)}")
         if len(self.arms) == 1:
             cell = self.one.cell(*self.arms)
-            return f"{sum(cell.values(result)) / len(cell.runs):.2f} %" if cell else "(not recorded yet)"
+            mean = cell and sum(cell.values(result)) / len(cell.runs)
+            return f"{mean:.2f} {RESULTS[result]}" if cell else "(not recorded yet)"
         ask = self.one.effect if len(self.arms) == 2 else self.one.interaction
         return _said(ask(*self.arms, result), of_accuracy=len(self.arms) == 2 and result.startswith("test_accuracy"))
 
@@ -55,4 +61,4 @@ def _said(effect: Effect | None, of_accuracy: bool) -> str:
         verdict = effect.verdict
     else:  # more is not better
         verdict = "above zero" if effect.t_low > 0 else "below zero" if effect.t_high < 0 else "no difference seen"
-    return f"{in_words(effect, '95 % ')}, {verdict}"
+    return f"{in_words(effect, '95 % interval ')}, {verdict}"

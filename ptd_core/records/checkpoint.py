@@ -85,7 +85,6 @@ class Checkpoints:
             folder / f"{name}.pt" for name in ("last", "previous", "best", "new", "damaged")
         )
         self.folder, self.weights = folder, folder / "weights.safetensors"
-        self._loads = False  # whether what is saved here is known to load again
 
     def weights_after(self, epochs: int) -> Path:
         """The file of the headline weights after so many epochs, of which some are kept to look back at."""
@@ -96,12 +95,9 @@ class Checkpoints:
 
         Raises OutputError if it cannot be written or read back.
         """
-        content = pack(checkpoint)
-        write_atomically(self.new, content)
+        write_atomically(self.new, pack(checkpoint))
         try:
-            if (read := self.new.read_bytes()) != content or not self._loads:
-                unpack(read, self.new)  # all are made of the same parts: where one loads, bytes tell the rest
-                self._loads = True
+            unpack(self.new.read_bytes(), self.new)
         except OSError as error:  # OutputError among them
             self.new.unlink()
             raise OutputError(f"{error}, just after it was written; {self.last.name} is kept") from None

@@ -23,7 +23,8 @@ class Effect:
     seeds: those that both have. differences: in their order. low, high: the bootstrap's 95 % interval of their mean;
     t_low, t_high: Student's, which with few seeds is the wider and the one that verdicts are taken from. NaN for one
     seed. faster, predicted: the control's training over the arm's, medians over these seeds; by the clock, which means
-    something only where runs had a machine to themselves, and by operations.
+    something only where runs had a machine to themselves, and by operations. NaN where runs of several devices would be
+    compared by the clock, and where operations are not known.
     """
 
     arm: str
@@ -59,13 +60,17 @@ def effect(arm: Cell, control: Cell, result: str = "test_accuracy") -> Effect:
         raise OutputError(f"{arm.name} and {control.name} have no seed in common: nothing is paired")
     differences = [getattr(ours[seed], result) - getattr(theirs[seed], result) for seed in seeds]
     gains = [_gain(ours, theirs, seeds, column) for column in ("train_seconds", "training_flops")]
+    if len({runs[seed].device for runs in (ours, theirs) for seed in seeds}) > 1:
+        gains[0] = math.nan
     return _effect(arm.name, control.name, result, seeds, differences, *gains)
 
 
 def _gain(ours: dict[int, FinishedRun], theirs: dict[int, FinishedRun], seeds: tuple[int, ...], column: str) -> float:
-    """Theirs over ours, medians over these seeds; NaN if it is not known."""
-    spent = [statistics.median(getattr(runs[seed], column) for seed in seeds) for runs in (theirs, ours)]
-    return spent[0] / spent[1]
+    """Theirs over ours, medians over these seeds; NaN unless it is known of all."""
+    spent = [[getattr(runs[seed], column) for seed in seeds] for runs in (theirs, ours)]
+    if not all(value > 0 for values in spent for value in values):
+        return math.nan
+    return statistics.median(spent[0]) / statistics.median(spent[1])
 
 
 def compared(pairs: Iterable[tuple[str, str]], cells: list[Cell]) -> list[Effect]:
@@ -156,7 +161,7 @@ def effects_table(effects: list[Effect], timed: bool = True) -> str:
             len(one.seeds),
             f"{one.mean:+.2f}",
             *intervals,
-            *(f"{gain:.2f}x" for gain in (one.predicted, one.faster)[: len(gains)]),
+            *("-" if math.isnan(gain) else f"{gain:.2f}x" for gain in (one.predicted, one.faster)[: len(gains)]),
             one.verdict,
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -70,12 +70,12 @@ def _sweep(plan: Plan, done: dict[str, Row], options: argparse.Namespace) -> int
             outcomes = _with_dask()(plan, waiting, options, show)
         done |= {run.name: row for run in waiting if (row := _row(run, outcomes[run.name]))}
         failures = {name: outcome.failure for name, outcome in outcomes.items() if not outcome.record}
+    for name, failure in failures.items():
+        print(f"failed   {name}: {failure}", file=sys.stderr)
     if done:
         _save_tables(plan, done)
     took = duration(time.perf_counter() - started)
     say(f"{len(done)} of {len(plan.runs)} runs are finished; this call took {took}")
-    for name, failure in failures.items():
-        print(f"failed   {name}: {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from ptd_core.errors import OutputError
-from ptd_core.records.cells import RUNS, FinishedRun, read_epochs, read_runs
+from ptd_core.records.cells import EPOCHS, RUNS, FinishedRun, read_epochs, read_runs
 from ptd_core.records.history import EpochRecord
-from ptd_core.sweep.plan import Plan
+from ptd_core.records.run_record import Results
+from ptd_core.sweep.plan import Plan, PlannedRun
 
 Row = tuple[FinishedRun, list[EpochRecord]]  # of the tables: a run, and its epochs
 
@@ -13,40 +14,56 @@ Row = tuple[FinishedRun, list[EpochRecord]]  # of the tables: a run, and its epo
 def published_rows(plan: Plan, folder: Path) -> dict[str, Row]:
     """The runs of this plan that the tables in a folder hold, or those of all folders in it, by name.
 
-    Raises OutputError if tables are not there or damaged, if they hold none of the runs, or another recipe's under the
-    name of one, or one that was run twice.
+    Raises OutputError if there are no tables, or damaged ones, and if they hold another recipe's run under the name of
+    one that is asked for, or two runs of one name.
     """
     asked = {run.name: run for run in plan.runs}
+    places = [folder] if (folder / RUNS).exists() else sorted(path.parent for path in folder.glob(f"*/{RUNS}"))
+    if not places:
+        raise OutputError(f"{folder}: holds no {RUNS}, nor does a folder in it")
     found: dict[str, Row] = {}
-    for place in [folder] if (folder / RUNS).exists() else sorted(path.parent for path in folder.glob(f"*/{RUNS}")):
-        epochs = read_epochs(place)
-        for run in read_runs(place):
-            if run.run not in asked:
-                continue
-            fingerprint = asked[run.run].recipe.fingerprint
-            if run.fingerprint != fingerprint:
-                raise OutputError(
-                    f"{place}: its run {run.run} had another recipe (fingerprint {run.fingerprint}) than the sweep "
-                    f"{plan.name} asks for (fingerprint {fingerprint})"
-                )
-            if len(epochs.get(run.run, [])) != run.epochs:
-                raise OutputError(f"{place}: has {len(epochs.get(run.run, []))} of {run.epochs} epochs of {run.run}")
-            row = run.with_levels(asked[run.run].levels), epochs[run.run]
-            known, _ = found.setdefault(run.run, row)
-            if known.train_seconds != run.train_seconds:
-                raise OutputError(f"{place}: its run {run.run} is another than the one of that name in {folder}")
-    if not found:
-        raise OutputError(f"{folder}: holds no tables with a run that the sweep {plan.name} asks for")
+    first: dict[str, Path] = {}
+    for place in places:
+        runs = [run for run in read_runs(place) if run.run in asked]
+        epochs = read_epochs(place) if runs else {}
+        for run in runs:
+            row = _checked(place, run, epochs.get(run.run, []), asked[run.run])
+            first.setdefault(run.run, place)
+            if repr(found.setdefault(run.run, row)) != repr(row):  # NaN is not itself
+                raise OutputError(f"{first[run.run]} and {place}: hold two different runs named {run.run}")
+    refuse_other_images(plan, found)
     return found
 
 
-def refuse_other_images(rows: dict[str, Row]) -> None:
-    """Raises OutputError for a cell of whose runs one was trained on other images than another, as far as is known."""
-    first: dict[str, FinishedRun] = {}
-    for run, _ in rows.values():
-        earlier = first.setdefault(run.cell, run) if run.data else run
+def _checked(place: Path, run: FinishedRun, epochs: list[EpochRecord], asked: PlannedRun) -> Row:
+    """A row as this plan has it. Raises OutputError if it is not whole, or of another recipe."""
+    recipe = asked.recipe
+    if run.fingerprint != recipe.fingerprint:
+        raise OutputError(
+            f"{place}: its run {run.run} had another recipe (fingerprint {run.fingerprint}) than the one that is asked "
+            f"for (fingerprint {recipe.fingerprint})"
+        )
+    whole = (run.cell, run.seed, run.epochs) == (asked.cell, recipe.seed, recipe.epochs)
+    if not whole or [record.epoch for record in epochs] != list(range(recipe.epochs)):
+        raise OutputError(f"{place}: its run {run.run} is not whole: {len(epochs)} of {recipe.epochs} epochs are there")
+    told = Results.of(epochs)
+    if told is None or any(getattr(run, name) != value for name, value in told.model_dump().items()):
+        raise OutputError(f"{place}: of its run {run.run}, {RUNS} does not tell what {EPOCHS} does")
+    return run.with_levels(asked.levels), epochs
+
+
+def refuse_other_images(plan: Plan, rows: dict[str, Row]) -> None:
+    """Raises OutputError where one run was trained on other images than another, although their settings of the data
+    are the same; as far as digests are known."""
+    first: dict[tuple, FinishedRun] = {}
+    for planned in plan.runs:
+        run, _ = rows.get(planned.name, (None, []))
+        if run is None or not run.data:
+            continue
+        settings = tuple(getattr(planned.recipe, name) for name in ("dataset", "image_size", "subset", "test_subset"))
+        earlier = first.setdefault(settings, run)
         if run.data != earlier.data:
             raise OutputError(
-                f"{earlier.run} and {run.run}: are of one cell but were trained on different images (their digests are "
-                f"{earlier.data} and {run.data})"
+                f"{earlier.run} and {run.run}: were trained on different images (their digests are {earlier.data} and "
+                f"{run.data}) and cannot be compared; leave out --records, or give the data_dir of those"
             )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ptd_core.records.cells import Cell, group, mark_unfinished, read_runs, write_epochs, write_runs
-from ptd_core.records.effects import compared, effects_table, write_effects
+from ptd_core.records.effects import EFFECTS, compared, effects_table, write_effects
 from ptd_core.sweep.plan import Plan
 from ptd_core.sweep.published import Row, refuse_other_images
 from ptd_core.views.comparison import compare, where_run
@@ -17,10 +17,10 @@ def save_tables(plan: Plan, found: dict[str, Row]) -> str:
 
     found: by name of run, of the finished ones; those that are missing are named in unfinished.txt.
 
-    Raises OutputError for runs of one cell on different images.
+    Raises OutputError for runs that say that they saw the same images and did not.
     """
     folder = plan.folder.path
-    refuse_other_images(found)
+    refuse_other_images(plan, found)
     mark_unfinished(folder, [run.name for run in plan.runs if run.name not in found])
     rows = [found[run.name] for run in plan.runs if run.name in found]
     write_epochs(rows, folder)
@@ -33,6 +33,8 @@ def save_effects(plan: Plan, cells: list[Cell]) -> str:
     """Of the pairs of which both cells have runs with one seed; "" if there is none."""
     found = compared(plan.pairs, cells)
     if not found:
+        for stale in (EFFECTS, "effects.png"):  # of runs that the tables no longer have
+            (plan.folder.path / stale).unlink(missing_ok=True)
         return ""
     write_effects(found, plan.folder.path)
     save_figure(effects_figure(found, where_run(cells)), plan.folder.path / "effects.png")

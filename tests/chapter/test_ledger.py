@@ -130,14 +130,15 @@ def test_a_finding_has_its_numbers_and_verdicts_from_the_records():
     asked = "alone {ptd_only-plain}; {plain-ptd_only-mix-ptd_mix}; gap {ptd_only-plain:gap}; {plain}"
     said = evidence.finding(one, asked)
     assert said.data == (
-        "alone -1.00 points (95 % -1.00 to -1.00, n = 5), worse; "
-        "+1.50 points (95 % +1.50 to +1.50, n = 5), above zero; "
-        f"gap +1.00 points (95 % +1.00 to +1.00, n = 5), above zero; {sum(PLAIN) / 5:.2f} %"
+        "alone -1.00 points (95 % interval -1.00 to -1.00, n = 5), worse; "
+        "+1.50 points (95 % interval +1.50 to +1.50, n = 5), above zero; "
+        f"gap +1.00 points (95 % interval +1.00 to +1.00, n = 5), above zero; {sum(PLAIN) / 5:.2f} %"
     )
     less = made_up("own_effect", {"plain": PLAIN[:1], "ptd_only": PLAIN[:1]})
     said = evidence.finding(less, "{ptd_only-plain}, {mix-plain}, {mix}").data
     assert said == "+0.00 points, of one seed, (not recorded yet), (not recorded yet)"
-    for sentence, words in (("{ptd_onyl-plain}", "did you mean ptd_only"), ("{plain-mix-ptd_mix}", "name one arm")):
+    for sentence, words in (("{ptd_onyl-plain}", "did you mean ptd_only"), ("{plain-mix-ptd_mix}", "name one arm"),
+                            ("{mix-plain:gpa}", "is no result")):  # fmt: skip
         with pytest.raises(SweepError, match=words):
             evidence.finding(one, sentence)
 
@@ -146,7 +147,7 @@ def test_nothing_is_shown_where_nothing_is_recorded():
     direction = answer("direction", RECORDS / "none")
     assert direction.runs == [] and len(direction.missing) == len(direction.plan.runs)
     for shown in (evidence.pays(direction), evidence.pays(made_up("direction", {"ptd": PLAIN}))):
-        assert "Nothing is recorded of direction" in shown.data
+        assert "No records of direction yet" in shown.data
 
 
 def test_answers_are_read_from_tables(tmp_path):

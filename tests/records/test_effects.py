@@ -1,6 +1,7 @@
 """Effects of arms against their controls: intervals against brute force, integration and simulation; verdicts."""
 
 import csv
+import dataclasses
 import itertools
 import math
 import random
@@ -114,6 +115,16 @@ def test_too_few_values_have_no_interval(values):
             interval(values)
     with pytest.raises(ValueError, match="2 to 20 values; got 21"):
         t_interval([0.0] * 21)
+
+
+def test_seconds_of_different_machines_are_not_compared():
+    here, there = cell("few", {0: 41.0, 1: 42.5}, seconds=8.0), cell("all", {0: 40.0, 1: 41.0})
+    elsewhere = Cell("all", [dataclasses.replace(one, device="E") for one in there.runs])
+    one = effect(here, elsewhere)
+    assert math.isnan(one.faster) and one.predicted == 1.25**2
+    assert "| 1.56x | - | no difference seen |" in effects_table([one])
+    unknown = Cell("all", [dataclasses.replace(one, training_flops=math.nan) for one in there.runs])
+    assert math.isnan(effect(here, unknown).predicted) and effect(here, unknown).faster == 1.25
 
 
 def test_a_table_shows_the_clock_only_where_it_is_asked_for():

@@ -94,7 +94,8 @@ def test_other_recipes_and_other_runs_are_refused(published, tmp_path):
     other = read_plan(write_sweep(tmp_path / "other", f"{{{ARMS}, seeds: [0]}}", lr=0.5))
     assert "tiny_all_seed0 had another recipe" in refused(other, published)
     none = read_plan(write_sweep(tmp_path / "none", f"{{{ARMS}, seeds: [7]}}"))
-    assert "holds no tables with a run that the sweep question asks for" in refused(none, published)
+    assert published_rows(none, published) == {}
+    assert "holds no runs.csv" in refused(none, tmp_path / "nowhere")
 
 
 def test_other_questions_may_have_asked_for_the_same_run(published, tmp_path):
@@ -107,22 +108,34 @@ def test_other_questions_may_have_asked_for_the_same_run(published, tmp_path):
     text = (both / "two" / "runs.csv").read_text()
     (row,) = [run for run in read_runs(published) if run.run == "tiny_all_seed0"]
     (both / "two" / "runs.csv").write_text(text.replace(repr(row.train_seconds), "1.0"))
-    assert "two: its run tiny_all_seed0 is another than the one of that name in" in refused(fewer, both)
+    assert "hold two different runs named tiny_all_seed0" in refused(fewer, both)
+    (both / "one" / "runs.csv").write_text(text.replace("tiny_all_seed0", "other"))  # nothing that is asked for:
+    (both / "one" / "epochs.csv").unlink()
+    assert list(published_rows(fewer, both)) == ["tiny_all_seed0"]
 
 
 def test_tables_that_do_not_belong_together_are_refused(published, tmp_path):
     plan = read_plan(tmp_path / "there" / "question.yaml")
     lines = (published / "epochs.csv").read_text().splitlines()
     (published / "epochs.csv").write_text("\n".join(lines[:-1]) + "\n")
-    assert "has 1 of 2 epochs of tiny_few_seed0" in refused(plan, published)
+    assert "tiny_few_seed0 is not whole: 1 of 2 epochs are there" in refused(plan, published)
+    (published / "epochs.csv").write_text("\n".join([*lines[:-1], lines[-2]]) + "\n")  # one of them twice
+    assert "tiny_few_seed0 is not whole" in refused(plan, published)
     (published / "epochs.csv").unlink()
     assert "epochs.csv: cannot be read" in refused(plan, published)
     (published / "epochs.csv").write_text("\n".join(lines) + "\n")
+    text, few = (published / "runs.csv").read_text(), read_runs(published)[1]
+    for wrong in (f"tiny_all,{few.chapter},{few.seed}", f"tiny_few,{few.chapter},7"):  # another cell, another seed
+        (published / "runs.csv").write_text(text.replace(f"tiny_few,{few.chapter},{few.seed}", wrong))
+        assert "tiny_few_seed0 is not whole" in refused(plan, published)
+    for wrong in ("99.5", ""):
+        (published / "runs.csv").write_text(text.replace(f"2,{few.test_accuracy!r},", f"2,{wrong},"))
+        assert "does not tell what epochs.csv does" in refused(plan, published)
     (published / "runs.csv").write_text("nothing\n")
     assert "runs.csv: cannot be read" in refused(plan, published)
 
 
-def test_runs_of_one_cell_saw_the_same_images(published, trained, tmp_path, capsys):
+def test_runs_that_are_compared_saw_the_same_images(published, trained, tmp_path, capsys):
     """Whoever names another folder of images beside published tables is told so."""
     text = (published / "runs.csv").read_text()
     digest = read_runs(published)[0].data
@@ -131,11 +144,16 @@ def test_runs_of_one_cell_saw_the_same_images(published, trained, tmp_path, caps
     assert command.main([str(path), "--processes", "1", "--records", str(published)]) == 2
     error = capsys.readouterr().err
     assert "tiny_all_seed0 and tiny_all_seed1" in error and "different images" in error and digest in error
+    first, *others = text.replace(digest, "0f", 1).splitlines()
+    (published / "runs.csv").write_text("\n".join([first, *others]) + "\n")  # of another cell
+    trained.clear()
+    assert command.main([str(path), "--processes", "1", "--records", str(published)]) == 2
+    assert "tiny_all_seed0 and tiny_few_seed0" in capsys.readouterr().err and trained == []
     # what a table does not know is not held against it
     (published / "runs.csv").write_text(text.replace(digest, ""))
     rows = published_rows(read_plan(path), published)
     assert all(run.data == "" for run, _ in rows.values())
-    refuse_other_images(rows)
+    refuse_other_images(read_plan(path), rows)
 
 
 def test_no_notebooks_are_published(tmp_path, capsys):
