@@ -122,7 +122,7 @@ def effects(one: Answer, timed: bool = False) -> Markdown:
 
 def finding(one: Answer, sentences: str) -> Markdown:
     """What was found, in sentences as `findings.finding` takes them."""
-    return Markdown(findings.finding(one, sentences)) if one.runs else _nothing(one)
+    return Markdown(findings.finding(one, sentences)) if one.effects else _nothing(one)
 
 
 def pays(one: Answer, control: str = "all_tokens") -> Figure | Markdown:

@@ -2,7 +2,7 @@
 
 import math
 
-from ptd_core.chapter.answers import BASE, Answer
+from ptd_core.chapter.answers import Answer
 from ptd_core.errors import SweepError, did_you_mean
 from ptd_core.records.effects import Effect, in_words
 
@@ -32,7 +32,7 @@ class _Numbers(dict):
 
 class _Number:
     def __init__(self, one: Answer, arms: list[str]):
-        known = tuple(dict.fromkeys(run.cell.removeprefix(BASE) for run in one.plan.runs))
+        known = tuple(one.recipes)
         if unknown := [arm for arm in arms if arm not in known]:
             hint = did_you_mean(unknown[0], known) or f"they are {', '.join(known)}"
             raise SweepError(f"{one.question} has no arm {unknown[0]!r}; {hint}")
