@@ -161,4 +161,4 @@ def ledger() -> Markdown:
 
 
 def _nothing(one: Answer) -> Markdown:
-    return Markdown(f"*No records of {one.question} yet.*")
+    return Markdown(f"*Too little is recorded of {one.question} yet to show this.*")

@@ -147,7 +147,7 @@ def test_nothing_is_shown_where_nothing_is_recorded():
     direction = answer("direction", RECORDS / "none")
     assert direction.runs == [] and len(direction.missing) == len(direction.plan.runs)
     for shown in (evidence.pays(direction), evidence.pays(made_up("direction", {"ptd": PLAIN}))):
-        assert "No records of direction yet" in shown.data
+        assert "Too little is recorded of direction yet" in shown.data
 
 
 def test_answers_are_read_from_tables(tmp_path):
