@@ -2,8 +2,8 @@
 
 Copies the records (run.json, tables) and pictures (PNG, explorers) of finished runs, or the tables and the picture of
 a finished sweep, from runs/NAME/ to figures/NAME/; never checkpoints, weights or executed notebooks. An older copy is
-replaced whole. If anything cannot be published, nothing is copied. --unfinished: also the tables that a sweep has so
-far, with the names of the runs that are missing.
+replaced whole; a sweep's tables only by ones that hold its runs too. If anything cannot be published, nothing is
+copied. --unfinished: also the tables that a sweep has so far, with the names of the runs that are missing.
 """
 
 import argparse
@@ -47,12 +47,13 @@ def publish(names: list[str], out_dir: str, to: Path, unfinished: bool = False) 
     unfinished: also of sweeps that are not finished, with the list of what is missing.
 
     Raises OutputError, before anything is copied, if one of them is not there, not finished, or has a file that is
-    too large, or if something else stands in its place.
+    too large, or if something else stands in its place, or tables with runs that these lack.
     """
     names = list(dict.fromkeys(names))
     contents = {name: _publishable(name, out_dir, unfinished) for name in names}
     for name in names:
         _refuse_anything_else(to / name)
+        _refuse_loss(RunFolder(name, out_dir).path, to / name)
     staged = {name: to / f".{name}.{os.getpid()}.tmp" for name in names}
     try:
         for name, files in contents.items():
@@ -104,6 +105,18 @@ def _refuse_anything_else(folder: Path) -> None:
     known = any((folder / name).exists() for name in (run_record.FILE, RUNS))
     if folder.is_symlink() or (folder.exists() and (not known or any(path.is_dir() for path in folder.iterdir()))):
         raise OutputError(f"{folder}: is no published run or sweep and is not replaced")
+
+
+def _refuse_loss(tables: Path, older: Path) -> None:
+    """Published tables are replaced only by ones that hold all of their runs."""
+    if not ((tables / RUNS).exists() and (older / RUNS).exists()):
+        return
+    there = {run.run for run in read_runs(tables)}
+    if lost := [run.run for run in read_runs(older) if run.run not in there]:
+        raise OutputError(
+            f"{older}: holds {len(lost)} run(s) that {tables} does not: {', '.join(lost)}. "
+            f"`python -m ptd_core.sweep ... --tables --records {older}` takes them over; or delete {older} first"
+        )
 
 
 def _replace(staged: Path, folder: Path) -> None:

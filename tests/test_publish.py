@@ -89,6 +89,22 @@ def test_an_unfinished_sweep_names_what_is_missing(place):
     assert not (place / "figures" / "sweep" / "unfinished.txt").exists()
 
 
+def test_published_runs_of_a_sweep_are_not_lost(place):
+    """Tables made elsewhere, where only some of the runs are, do not replace those that hold more."""
+    runs = [FinishedRun.of(record(f"c_seed{seed}", seed, 10.0), "c") for seed in range(3)]
+    write_runs(runs, place / "runs" / "sweep")
+    publish(["sweep"], str(place), place / "figures")
+    before = (place / "figures" / "sweep" / "runs.csv").read_bytes()
+    write_runs(runs[1:2], place / "runs" / "sweep")
+    (place / "runs" / "done" / "ptd_loss.png").write_bytes(b"new")
+    with pytest.raises(OutputError, match=r"figures/sweep: holds 2 run\(s\) that .*: c_seed0, c_seed2.*--records"):
+        publish(["done", "sweep"], str(place), place / "figures")
+    assert (place / "figures" / "sweep" / "runs.csv").read_bytes() == before and not (place / "figures/done").exists()
+    write_runs(runs[::-1], place / "runs" / "sweep")
+    publish(["sweep"], str(place), place / "figures")
+    assert (place / "figures" / "sweep" / "runs.csv").read_bytes() != before
+
+
 def test_a_large_file_is_refused_by_name(place):
     large = place / "runs" / "done" / "ptd_saliency_explorer.html"
     large.write_bytes(b"x" * 2**20)

@@ -39,9 +39,12 @@ class Answer:
         """Each arm against its controls, where both have runs with one seed."""
         return compared(self.plan.pairs, self.cells)
 
+    def cell_name(self, arm: str) -> str:
+        return BASE + arm
+
     def cell(self, arm: str) -> Cell | None:
         """An arm's runs of the precision that most of them have; None if there is none."""
-        found = [cell for cell in self.cells if cell.runs[0].cell == BASE + arm]
+        found = [cell for cell in self.cells if cell.runs[0].cell == self.cell_name(arm)]
         return max(found, key=lambda cell: len(cell.runs), default=None)
 
     def effect(self, arm: str, control: str, result: str = "test_accuracy") -> Effect | None:

@@ -46,8 +46,8 @@ def decided(found: Trained) -> Markdown:
     lines = [
         table(["trained with", "epochs", f"test accuracy, {len(cells[FEWER].runs)} seed(s)", "training"], rows).data,
         "",
-        f"- Against all tokens, as many epochs: {_words(loss)}; trained {loss.faster:.2f}x faster.",
-        f"- Against all tokens, as much time: {_words(gain)}.",
+        f"- Against all tokens, as many epochs: {in_words(loss, '95 % ')}; trained {loss.faster:.2f}x faster.",
+        f"- Against all tokens, as much time: {in_words(gain, '95 % ')}.",
         f"- The intervals are over seeds, on these {len(labels):,} test images; one image is {100 / len(labels):.2f} "
         "points.",
     ]
@@ -96,9 +96,3 @@ def _more(gain: Effect) -> str:
 
 def _seconds(cell: Cell) -> float:
     return statistics.median(cell.values("train_seconds"))
-
-
-def _words(one: Effect) -> str:
-    if math.isnan(one.t_low):
-        return f"{one.mean:+.2f} points, one seed"
-    return in_words(one, "95 % ")

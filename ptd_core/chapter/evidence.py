@@ -9,7 +9,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ptd_core.chapter import findings
+from ptd_core.chapter import findings, recommending, timing
 from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions
 from ptd_core.chapter.claims import ledger_table
 from ptd_core.chapter.looking_again import FEWER
@@ -28,10 +28,11 @@ from ptd_core.views.effects import effects_figure
 from ptd_core.views.evidence import Arm, pays_figure
 from ptd_core.views.feedback import feedback_figure
 from ptd_core.views.fewer_tokens import fewer_tokens_figure
+from ptd_core.views.times import times_figure
 
 __all__ = [
     "Again", "accuracies", "attention", "cells", "differences", "effects", "fewer_tokens", "finding", "found", "ledger",
-    "pays", "read_again", "status",
+    "pays", "read_again", "recommended", "status", "times", "times_table",
 ]  # fmt: skip
 
 
@@ -115,9 +116,25 @@ def differences(one: Answer) -> Figure | Markdown:
     return effects_figure(one.effects, where_run(one.cells)) if one.effects else _nothing(one)
 
 
-def effects(one: Answer, timed: bool = False) -> Markdown:
-    """The same as a table; timed: with what the clock said, of runs that had a machine to themselves."""
-    return Markdown(effects_table(one.effects, timed)) if one.effects else _nothing(one)
+def effects(one: Answer) -> Markdown:
+    """The same as a table."""
+    return Markdown(effects_table(one.effects, timed=False)) if one.effects else _nothing(one)
+
+
+def times(one: Answer) -> Figure | Markdown:
+    """How much faster each arm trained than its controls, by the clock; of runs that had a machine to themselves."""
+    return times_figure(found, where_run(one.cells)) if (found := timing.times(one)) else _nothing(one)
+
+
+def times_table(one: Answer) -> Markdown:
+    """The same as a table."""
+    return Markdown(timing.times_table(found)) if (found := timing.times(one)) else _nothing(one)
+
+
+def recommended(one: Answer) -> Markdown:
+    """The arm that the rule of `recommending` chooses, and why not the others."""
+    found = recommending.candidates(one)
+    return Markdown(recommending.recommended(found)) if found else _nothing(one)
 
 
 def finding(one: Answer, sentences: str) -> Markdown:

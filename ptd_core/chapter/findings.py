@@ -56,7 +56,7 @@ def _said(effect: Effect | None, of_accuracy: bool) -> str:
     if effect is None:
         return "(not recorded yet)"
     if math.isnan(effect.t_low):
-        return f"{effect.mean:+.2f} points, of one seed"
+        return in_words(effect)
     if of_accuracy:
         verdict = effect.verdict
     else:  # more is not better

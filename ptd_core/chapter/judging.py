@@ -18,7 +18,7 @@ from ptd_core.evaluation import table
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
 from ptd_core.records.cells import group, read_runs
-from ptd_core.records.effects import Effect, in_words
+from ptd_core.records.effects import Effect, faster_by_seed, in_words
 
 _SMALL_CELLS = PROJECT_ROOT / "figures" / "small_cells"
 
@@ -62,20 +62,29 @@ class Settled:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm of a question minus another. claimed: +1 or -1, the sign that the original says it has. also: what other
-    records say, its numbers from `figures`; no verdict follows from it."""
+    """An arm of a question minus another. claimed: +1 or -1, the sign that the original says it has. size: the points
+    that it says, at its own size. also: what other records say, its numbers from `figures`; no verdict follows from
+    these two."""
 
     question: str
     arm: str
     control: str
     claimed: int
     result: str = "test_accuracy"
+    size: float | None = None
     also: str = ""
 
     def found(self) -> Found:
         effect = answered(self.question).effect(self.arm, self.control, self.result)
         verdict, text = _judged(effect, self.claimed, self.question)
-        return Found(verdict, "; ".join(filter(None, [text, self.also.format_map(figures())])))
+        return Found(verdict, "; ".join(filter(None, [text, self._size(effect), self.also.format_map(figures())])))
+
+    def _size(self, effect: Effect | None) -> str:
+        """Where the original's size lies, if it says one and there is an interval."""
+        if self.size is None or effect is None or math.isnan(effect.t_low):
+            return ""
+        within = effect.t_low <= self.size <= effect.t_high
+        return f"the original's {self.size:+.2f} lies {'within' if within else 'outside'}"
 
 
 @dataclass(frozen=True)
@@ -104,16 +113,17 @@ class Faster:
 
     def found(self) -> Found:
         one = answered(self.question)
-        ours, theirs = one.cell(self.arm), one.cell(self.control)
         effect = one.effect(self.arm, self.control)
         if effect is None or len(effect.seeds) < 2:
             return _no_records(self.question)
-        seconds = [{run.seed: run.train_seconds for run in cell.runs} for cell in (ours, theirs)]
-        ratios = [seconds[1][seed] / seconds[0][seed] for seed in effect.seeds]
+        ours = one.cell(self.arm)
+        ratios = faster_by_seed(ours, one.cell(self.control))
+        if not ratios:
+            return Found(NOT_TESTED, "its runs are of several devices, whose seconds are not compared")
         verdict = "holds" if min(ratios) > 1 else "refuted" if max(ratios) < 1 else "not supported"
         return Found(
             verdict,
-            f"{statistics.median(ratios):.3f}x ({min(ratios):.3f} to {max(ratios):.3f}, n = {len(ratios)}) on "
+            f"{effect.faster:.3f}x ({min(ratios):.3f} to {max(ratios):.3f}, n = {len(ratios)}) on "
             f"{ours.runs[0].device}; operations predict {effect.predicted:.3f}x",
         )
 
@@ -152,7 +162,7 @@ def _judged(effect: Effect | None, claimed: int, question: str) -> Found:
     if effect is None:
         return _no_records(question)
     if math.isnan(effect.t_low):
-        return Found(NOT_TESTED, f"one seed only: {effect.mean:+.2f} points")
+        return Found(NOT_TESTED, in_words(effect))
     low, high = sorted((claimed * effect.t_low, claimed * effect.t_high))
     if low > 0:
         return Found("holds", in_words(effect))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ptd_core.errors import OutputError
 from ptd_core.records import history
-from ptd_core.records.cells import Cell, FinishedRun
+from ptd_core.records.cells import Cell
 from ptd_core.records.statistics import bootstrap_interval, mean_and_sd, t_interval
 
 EFFECTS = "effects.csv"
@@ -22,9 +22,8 @@ class Effect:
 
     seeds: those that both have. differences: in their order. low, high: the bootstrap's 95 % interval of their mean;
     t_low, t_high: Student's, which with few seeds is the wider and the one that verdicts are taken from. NaN for one
-    seed. faster, predicted: the control's training over the arm's, medians over these seeds; by the clock, which means
-    something only where runs had a machine to themselves, and by operations. NaN where runs of several devices would be
-    compared by the clock, and where operations are not known.
+    seed. faster, predicted: medians of `faster_by_seed`, NaN where it is empty; by the clock, which means something
+    only where runs had a machine to themselves, and by operations.
     """
 
     arm: str
@@ -59,18 +58,23 @@ def effect(arm: Cell, control: Cell, result: str = "test_accuracy") -> Effect:
     if not seeds:
         raise OutputError(f"{arm.name} and {control.name} have no seed in common: nothing is paired")
     differences = [getattr(ours[seed], result) - getattr(theirs[seed], result) for seed in seeds]
-    gains = [_gain(ours, theirs, seeds, column) for column in ("train_seconds", "training_flops")]
-    if len({runs[seed].device for runs in (ours, theirs) for seed in seeds}) > 1:
-        gains[0] = math.nan
+    gains = [faster_by_seed(arm, control, column) for column in ("train_seconds", "training_flops")]
+    gains = [statistics.median(values) if values else math.nan for values in gains]
     return _effect(arm.name, control.name, result, seeds, differences, *gains)
 
 
-def _gain(ours: dict[int, FinishedRun], theirs: dict[int, FinishedRun], seeds: tuple[int, ...], column: str) -> float:
-    """Theirs over ours, medians over these seeds; NaN unless it is known of all."""
-    spent = [[getattr(runs[seed], column) for seed in seeds] for runs in (theirs, ours)]
-    if not all(value > 0 for values in spent for value in values):
-        return math.nan
-    return statistics.median(spent[0]) / statistics.median(spent[1])
+def faster_by_seed(arm: Cell, control: Cell, column: str = "train_seconds") -> list[float]:
+    """The control's training over the arm's, for each seed that both have, in their order.
+
+    column: train_seconds or training_flops. Empty unless it is known of all, and for seconds of several devices.
+    """
+    ours, theirs = ({run.seed: run for run in cell.runs} for cell in (arm, control))
+    pairs = [(ours[seed], theirs[seed]) for seed in sorted(set(ours) & set(theirs))]
+    spent = [(getattr(one, column), getattr(other, column)) for one, other in pairs]
+    devices = {run.device for pair in pairs for run in pair}
+    if not all(value > 0 for values in spent for value in values) or (column == "train_seconds" and len(devices) > 1):
+        return []
+    return [other / one for one, other in spent]
 
 
 def compared(pairs: Iterable[tuple[str, str]], cells: list[Cell]) -> list[Effect]:
@@ -129,6 +133,8 @@ def _effect(
 
 def in_words(one: Effect, interval: str = "") -> str:
     """Mean, Student's interval, called so, and number of seeds."""
+    if math.isnan(one.t_low):
+        return f"{one.mean:+.2f} points, one seed"
     return f"{one.mean:+.2f} points ({interval}{one.t_low:+.2f} to {one.t_high:+.2f}, n = {len(one.seeds)})"
 
 

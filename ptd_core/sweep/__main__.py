@@ -111,8 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("sweep", help="sweep file, such as parameters/sweeps/small_cells.yaml")
     add("overrides", nargs="*", metavar="name=value", help="parameters for all runs")
-    add("--list", action="store_true", help="check the file, name its runs, and stop")
-    add("--tables", action="store_true", help="write the tables of the runs that are finished so far, and stop")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--list", action="store_true", help="check the file, name its runs, and stop")
+    instead.add_argument("--tables", action="store_true", help="write the tables of what is finished so far, and stop")
     add("--records", type=Path, metavar="FOLDER",
         help="of published tables: runs of this sweep in them are finished, and stand in the new tables")  # fmt: skip
     add("--scheduler", metavar="ADDRESS", help="use the cluster of this Dask scheduler, tcp://HOST:PORT")

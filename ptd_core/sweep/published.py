@@ -14,23 +14,22 @@ Row = tuple[FinishedRun, list[EpochRecord]]  # of the tables: a run, and its epo
 def published_rows(plan: Plan, folder: Path) -> dict[str, Row]:
     """The runs of this plan that the tables in a folder hold, or those of all folders in it, by name.
 
+    A run that several of them hold, trained anew for its weights perhaps, is taken from the plan's own table, else from
+    the first by name.
+
     Raises OutputError if there are no tables, or damaged ones, and if they hold another recipe's run under the name of
-    one that is asked for, or two runs of one name.
+    one that is asked for.
     """
     asked = {run.name: run for run in plan.runs}
-    places = [folder] if (folder / RUNS).exists() else sorted(path.parent for path in folder.glob(f"*/{RUNS}"))
+    places = [folder] if (folder / RUNS).exists() else [path.parent for path in folder.glob(f"*/{RUNS}")]
     if not places:
         raise OutputError(f"{folder}: holds no {RUNS}, nor does a folder in it")
     found: dict[str, Row] = {}
-    first: dict[str, Path] = {}
-    for place in places:
+    for place in sorted(places, key=lambda place: (place.name != plan.name, place)):
         runs = [run for run in read_runs(place) if run.run in asked]
         epochs = read_epochs(place) if runs else {}
         for run in runs:
-            row = _checked(place, run, epochs.get(run.run, []), asked[run.run])
-            first.setdefault(run.run, place)
-            if repr(found.setdefault(run.run, row)) != repr(row):  # NaN is not itself
-                raise OutputError(f"{first[run.run]} and {place}: hold two different runs named {run.run}")
+            found.setdefault(run.run, _checked(place, run, epochs.get(run.run, []), asked[run.run]))
     refuse_other_images(plan, found)
     return found
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ptd_core.chapter import claims, evidence, judging
+from ptd_core.chapter import claims, evidence, judging, timing
 from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions
 from ptd_core.chapter.judging import VERDICTS, Difference, Faster, Interaction, Measured, Settled, Untested
 from ptd_core.cost import run_training_cost
@@ -15,6 +15,7 @@ from ptd_core.paths import PROJECT_ROOT
 from ptd_core.records.cells import FinishedRun, write_runs
 from ptd_core.records.effects import effects_table
 from ptd_core.sweep.plan import read_plan
+from ptd_core.views.times import Times
 
 LOGS = PROJECT_ROOT.parent / "shared" / "reference"
 SEEDS = range(5)
@@ -78,6 +79,18 @@ def test_the_gap_is_that_of_clean_training_images_and_test_images(records):
     assert found == ("holds", "+2.00 points (+2.00 to +2.00, n = 5)")
 
 
+def test_the_size_that_the_original_says_lies_within_the_interval_or_not(records):
+    records["own_effect"] = made_up(
+        "own_effect", {"plain": PLAIN, "ptd_only": [v - 1 + i / 4 for i, v in enumerate(PLAIN)]}
+    )
+    said = [Difference("own_effect", "ptd_only", "plain", -1, size=size).found().text for size in (-2.76, -0.9)]
+    assert said[0].endswith("; the original's -2.76 lies outside") and said[1].endswith(
+        "; the original's -0.90 lies within"
+    )
+    records["own_effect"] = made_up("own_effect", {"plain": PLAIN[:1], "ptd_only": PLAIN[:1]})
+    assert "original" not in Difference("own_effect", "ptd_only", "plain", -1, size=-2.76).found().text
+
+
 def test_an_interaction_needs_all_four_cells(records):
     four = {"plain": PLAIN, "ptd_only": [v - 1 for v in PLAIN], "mix": PLAIN, "ptd_mix": [v + 0.5 for v in PLAIN]}
     test = Interaction("own_effect", "plain", "ptd_only", "mix", "ptd_mix", +1)
@@ -89,12 +102,19 @@ def test_an_interaction_needs_all_four_cells(records):
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(8.0, "holds"), (12.5, "refuted")])
 def test_time_is_compared_seed_by_seed_with_what_operations_predict(records, seconds, verdict):
-    records["speed"] = made_up("speed", {"all_tokens": PLAIN, "ptd": PLAIN}, {"all_tokens": 10.0, "ptd": seconds})
-    found = Faster("speed", "ptd", "all_tokens").found()
-    recipe = records["speed"].recipes["ptd"]
-    whole, dropped = operations(records["speed"].recipes["all_tokens"]), operations(recipe)
+    arms = {"timed_all_tokens": PLAIN[:3], "timed_ptd": PLAIN[:3]}
+    one = records["speed"] = made_up("speed", arms, {"timed_all_tokens": 10.0, "timed_ptd": seconds})
+    found = Faster("speed", "timed_ptd", "timed_all_tokens").found()
+    whole, dropped = operations(one.recipes["timed_all_tokens"]), operations(one.recipes["timed_ptd"])
     assert found.verdict == verdict
     assert found.text.startswith(f"{10 / seconds:.3f}x (") and found.text.endswith(f"predict {whole / dropped:.3f}x")
+    (shown,) = [row for row in timing.times(one) if row.control == "evidence_timed_all_tokens"]
+    assert shown == Times("evidence_timed_ptd", "evidence_timed_all_tokens", (10 / seconds,) * 3, whole / dropped)
+    assert f"| 3 | {10 / seconds:.3f}x |" in evidence.times_table(one).data
+    elsewhere = [dataclasses.replace(run, device="E") if run.seed == 2 else run for run in one.runs]
+    records["speed"] = dataclasses.replace(one, runs=elsewhere)  # each pair on one device, and still two devices
+    assert Faster("speed", "timed_ptd", "timed_all_tokens").found().verdict == "not tested"
+    assert evidence.times_table(records["speed"]).data == "*Too little is recorded of speed yet to show this.*"
 
 
 def test_an_open_question_counts_what_can_be_told_from_chance(records):
@@ -136,7 +156,7 @@ def test_a_finding_has_its_numbers_and_verdicts_from_the_records():
     )
     less = made_up("own_effect", {"plain": PLAIN[:1], "ptd_only": PLAIN[:1]})
     said = evidence.finding(less, "{ptd_only-plain}, {mix-plain}, {mix}").data
-    assert said == "+0.00 points, of one seed, (not recorded yet), (not recorded yet)"
+    assert said == "+0.00 points, one seed, (not recorded yet), (not recorded yet)"
     for sentence, words in (("{ptd_onyl-plain}", "did you mean ptd_only"), ("{plain-mix-ptd_mix}", "name one arm"),
                             ("{mix-plain:gpa}", "is no result")):  # fmt: skip
         with pytest.raises(SweepError, match=words):
