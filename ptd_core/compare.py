@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ptd_core.errors import PTDError
 from ptd_core.progress import say
-from ptd_core.records.cells import read_cells, write_runs
+from ptd_core.records.cells import read_cells
 from ptd_core.records.files import make_folder
+from ptd_core.records.finished_runs import write_runs
 from ptd_core.views.comparison import compare
 
 

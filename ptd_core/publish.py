@@ -16,7 +16,7 @@ from ptd_core.errors import OutputError, PTDError
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.progress import say
 from ptd_core.records import run_record
-from ptd_core.records.cells import RUNS, UNFINISHED, read_runs
+from ptd_core.records.finished_runs import RUNS, UNFINISHED, read_runs
 from ptd_core.records.folders import NAME, RunFolder
 from ptd_core.records.run_record import RunRecord
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from ptd_core.errors import PTDError
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.progress import say
-from ptd_core.records.cells import RUNS, UNFINISHED
+from ptd_core.records.finished_runs import RUNS, UNFINISHED
 from ptd_core.records.folders import RunFolder
 from ptd_core.sweep.plan import Plan, read_plan
 

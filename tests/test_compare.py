@@ -9,7 +9,8 @@ from ptd_core.compare import main
 from ptd_core.errors import OutputError
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.records import cells
-from ptd_core.records.cells import FinishedRun, group, read_cells, read_runs, table, write_epochs, write_runs
+from ptd_core.records.cells import group, read_cells, table
+from ptd_core.records.finished_runs import FinishedRun, read_runs, write_epochs, write_runs
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.ledger import time_ledger
 from ptd_core.records.run_record import ModelFacts, Results, RunRecord, Times

@@ -9,7 +9,7 @@ from ptd_core import publish as publishing
 from ptd_core.errors import OutputError
 from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.publish import main, publish
-from ptd_core.records.cells import FinishedRun, mark_unfinished, write_epochs, write_runs
+from ptd_core.records.finished_runs import FinishedRun, mark_unfinished, write_epochs, write_runs
 from ptd_core.records.run_record import RunRecord
 from ptd_core.run import execute
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from ptd_core.errors import SweepError, did_you_mean
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
-from ptd_core.records.cells import RUNS, Cell, FinishedRun, group, read_runs
+from ptd_core.records.cells import Cell, group
 from ptd_core.records.effects import Effect, compared, effect, interaction, paired
+from ptd_core.records.finished_runs import RUNS, FinishedRun, read_runs
 from ptd_core.sweep.plan import Plan, read_plan
 
 QUESTIONS = PROJECT_ROOT / "parameters" / "sweeps" / "evidence"

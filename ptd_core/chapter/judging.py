@@ -17,8 +17,9 @@ from ptd_core.cost import run_training_cost
 from ptd_core.evaluation import table
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
-from ptd_core.records.cells import group, read_runs
+from ptd_core.records.cells import group
 from ptd_core.records.effects import Effect, faster_by_seed, in_words
+from ptd_core.records.finished_runs import read_runs
 
 _SMALL_CELLS = PROJECT_ROOT / "figures" / "small_cells"
 

@@ -24,8 +24,9 @@ from ptd_core.machine.clock import interleave
 from ptd_core.paths import resolve_data_dir
 from ptd_core.progress import duration
 from ptd_core.recipe import Recipe
-from ptd_core.records.cells import Cell, FinishedRun
+from ptd_core.records.cells import Cell
 from ptd_core.records.files import make_folder
+from ptd_core.records.finished_runs import FinishedRun
 from ptd_core.records.folders import RunFolder
 from ptd_core.records.statistics import T975
 from ptd_core.run import Run, execute

@@ -13,8 +13,9 @@ from ptd_core.token_drop import Keep
 
 # Of the method token_drop alone; the others have their own.
 _OWN = ("drop_score", "drop_score_block", "drop_choice", "drop_fate", "drop_attended", "drop_until")
+_PLACE = ("drop_block", "drop_blocks", "drop_shares")
 SEVERAL = ("drop_method", "drop_block", *_OWN)  # may have several values
-POLICY = (*SEVERAL, "drop_blocks", "drop_shares", "drop_multiple")
+POLICY = tuple(dict.fromkeys((*SEVERAL, *_PLACE, "drop_multiple")))
 NO_DROP = {  # a schedule that drops nothing
     "drop_init": 0.0, "drop_final": 0.0, "drop_shape": "polynomial", "drop_stages": "", "drop_cycle": 0, "drop_tail": 0,
 }  # fmt: skip
@@ -93,6 +94,8 @@ def _policy(recipe: Recipe, asked: dict[str, str]) -> Recipe:
         values |= {name: _DEFAULTS[name] for name in (*_OWN, "drop_blocks", "drop_shares")}
     if method != "token_drop":
         asked = {name: value for name, value in asked.items() if name not in _OWN}
+    if method == "tome":  # it merges in every block
+        asked = {name: value for name, value in asked.items() if name not in _PLACE} | {"drop_block": "0"}
     if "drop_block" in asked:
         values |= {"drop_blocks": "", "drop_shares": ""}
     elif "drop_blocks" in asked:

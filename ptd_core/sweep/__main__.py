@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ptd_core.errors import PTDError, SweepError
 from ptd_core.progress import duration, say
-from ptd_core.records.cells import FinishedRun, mark_unfinished
+from ptd_core.records.finished_runs import FinishedRun, mark_unfinished
 from ptd_core.sweep.outcome import Outcome, finished
 from ptd_core.sweep.plan import Plan, PlannedRun, read_plan
 from ptd_core.sweep.processes import run_processes

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ptd_core.errors import OutputError
-from ptd_core.records.cells import EPOCHS, RUNS, FinishedRun, read_epochs, read_runs
+from ptd_core.records.finished_runs import EPOCHS, RUNS, FinishedRun, read_epochs, read_runs
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.run_record import Results
 from ptd_core.sweep.plan import Plan, PlannedRun

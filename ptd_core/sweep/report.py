@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from ptd_core.records.cells import Cell, group, mark_unfinished, read_runs, write_epochs, write_runs
+from ptd_core.records.cells import Cell, group
 from ptd_core.records.effects import EFFECTS, compared, effects_table, write_effects
+from ptd_core.records.finished_runs import mark_unfinished, read_runs, write_epochs, write_runs
 from ptd_core.sweep.plan import Plan
 from ptd_core.sweep.published import Row, refuse_other_images
 from ptd_core.views.comparison import compare, where_run

@@ -32,6 +32,7 @@ def feedback_figure(rows: list[Row]) -> Figure:
     cells, blocks = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("cell", "block"))
     for (cell, block), epochs in feedback.lines(rows).items():
         colour, marker = look(cells.index(cell))
+        width = 3 if cell == cells[0] else 1.2  # one line upon another is seen
         for panel, (name, _, scale) in zip(axes, _PANELS):
             known = {
                 epoch: [scale * getattr(row, name) for row in group]
@@ -40,7 +41,7 @@ def feedback_figure(rows: list[Row]) -> Figure:
             }
             panel.plot(
                 list(known), [mean_and_sd(values)[0] for values in known.values()],
-                _STYLES[blocks.index(block) % len(_STYLES)], color=colour, marker=marker, markevery=[], linewidth=1.4,
+                _STYLES[blocks.index(block) % len(_STYLES)], color=colour, marker=marker, markevery=[], linewidth=width,
                 label=readable(f"{cell}, block {block}"),
             )  # fmt: skip
             for epoch, values in known.items():

@@ -12,8 +12,8 @@ from ptd_core.chapter.judging import VERDICTS, Difference, Faster, Interaction, 
 from ptd_core.cost import run_training_cost
 from ptd_core.errors import OutputError, SweepError
 from ptd_core.paths import PROJECT_ROOT
-from ptd_core.records.cells import FinishedRun, write_runs
 from ptd_core.records.effects import effects_table
+from ptd_core.records.finished_runs import FinishedRun, write_runs
 from ptd_core.sweep.plan import read_plan
 from ptd_core.views.times import Times
 

@@ -21,8 +21,9 @@ from ptd_core.machine.clock import Timing
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.progress import duration
 from ptd_core.recipe import Recipe
-from ptd_core.records.cells import Cell, FinishedRun
+from ptd_core.records.cells import Cell
 from ptd_core.records.effects import effect
+from ptd_core.records.finished_runs import FinishedRun
 from ptd_core.run import execute
 
 VIT = {"model": "test_vit", "model_args": "patch_size=8", "dataset": "shapes", "image_size": 32, "device": "cpu"}

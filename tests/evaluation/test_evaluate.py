@@ -35,7 +35,7 @@ def test_all_tokens_give_what_the_run_recorded(runs):
     rows = evaluate_runs(folders, ["keep=1,.5"])
     assert [(row.run, row.cell, row.seed, row.kept) for row in rows] == [
         (run, cell, seed, kept)
-        for run, cell, seed in [("ptd_seed0",) * 2 + (0,), ("ptd_seed1", "ptd_seed0", 1), ("baseline",) * 2 + (0,)]
+        for run, cell, seed in [("ptd_seed0", "ptd", 0), ("ptd_seed1", "ptd", 1), ("baseline", "baseline", 0)]
         for kept in (64, 32)
     ]  # fmt: skip
     assert [row.accuracy for row in rows[::2]] == [run.record.results.test_accuracy for run in made]
@@ -53,9 +53,9 @@ def test_the_command_prints_means_and_keeps_every_run(runs, tmp_path, capsys):
     assert len(rows) == 3 * 2 * 2 and {row.images for row in rows} == {30}
     lines = printed.splitlines()
     assert len([line for line in lines if line.startswith("|")]) == 2 + 2 * (1 + 2)  # all tokens once for each cell
-    two = [row.accuracy for row in rows if row.cell == "ptd_seed0" and row.score == "random" and row.kept == 32]
+    two = [row.accuracy for row in rows if row.cell == "ptd" and row.score == "random" and row.kept == 32]
     mean, half = sum(two) / 2, abs(two[0] - two[1]) / 2**0.5
-    assert f"| ptd_seed0, random | 32 | 0, 1 | {mean:.2f} ± {half:.2f} % |" in printed
+    assert f"| ptd, random | 32 | 0, 1 | {mean:.2f} ± {half:.2f} % |" in printed
     timed = [row.run for row in rows if not math.isnan(row.images_per_second)]
     assert set(timed) == {"ptd_seed0", "baseline"}  # the first run of each cell
     assert (tmp_path / "new" / "folder" / "evaluation.png").read_bytes()[:4] == b"\x89PNG"

@@ -23,8 +23,8 @@ def test_a_run_is_evaluated_as_it_was_trained_unless_asked_otherwise(tiny):
 def test_all_combinations_that_mean_something(tiny):
     found = ways(tiny(), "drop_method=token_drop,tome", "drop_score=norm,random", "drop_block=0,1")
     dropping = [("token_drop", score, "discard", (block,)) for score in ("norm", "random") for block in (0, 1)]
-    merging = [("tome", "class_attention", "discard", (block,)) for block in (0, 1)]
-    assert found == dropping + merging
+    assert found == [*dropping, ("tome", "class_attention", "discard", (0,))]  # which has no score, and every block
+    assert ways(tiny(drop_blocks="0, 1"), "drop_method=tome") == found[-1:]
     looks = policies(tiny(), ["drop_score=norm,averaged_attention", "drop_score_block=0,1"])
     assert [(p.drop_score, p.drop_score_block) for p in looks] == [
         ("norm", -1), ("averaged_attention", 0), ("averaged_attention", 1),

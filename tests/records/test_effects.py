@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from ptd_core.errors import OutputError
-from ptd_core.records.cells import Cell, FinishedRun
+from ptd_core.records.cells import Cell
 from ptd_core.records.effects import EFFECTS, effect, effects_table, interaction, write_effects
+from ptd_core.records.finished_runs import FinishedRun
 from ptd_core.records.statistics import T975, bootstrap_interval, mean_and_sd, t_interval
 
 

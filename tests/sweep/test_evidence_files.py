@@ -7,7 +7,7 @@ import pytest
 
 from ptd_core.cost import run_training_cost
 from ptd_core.paths import PROJECT_ROOT
-from ptd_core.records.cells import read_runs
+from ptd_core.records.finished_runs import read_runs
 from ptd_core.sweep.file import read_file
 from ptd_core.sweep.plan import read_plan
 

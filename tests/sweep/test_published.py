@@ -10,7 +10,7 @@ from conftest import TINY, Lines
 import ptd_core.sweep.__main__ as command
 from ptd_core.cost import run_training_cost
 from ptd_core.errors import OutputError
-from ptd_core.records.cells import read_epochs, read_runs
+from ptd_core.records.finished_runs import read_epochs, read_runs
 from ptd_core.records.folders import RunFolder
 from ptd_core.run import execute
 from ptd_core.sweep.outcome import Outcome

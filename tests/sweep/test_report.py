@@ -6,7 +6,7 @@ import pytest
 import yaml
 from conftest import TINY
 
-from ptd_core.records.cells import FinishedRun
+from ptd_core.records.finished_runs import FinishedRun
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.ledger import time_ledger
 from ptd_core.records.run_record import ModelFacts, Results, RunRecord, Times

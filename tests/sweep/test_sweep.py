@@ -27,7 +27,8 @@ from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
 from ptd_core.records import history
-from ptd_core.records.cells import group, read_runs
+from ptd_core.records.cells import group
+from ptd_core.records.finished_runs import read_runs
 from ptd_core.records.folders import RunFolder
 from ptd_core.records.statistics import mean_and_sd
 from ptd_core.run import execute

@@ -11,7 +11,7 @@ from ptd_core import __main__ as command_line
 from ptd_core.cost import run_training_cost
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
-from ptd_core.records.cells import read_runs
+from ptd_core.records.finished_runs import read_runs
 from ptd_core.records.history import history_file, read_csv
 
 FILES = sorted((PROJECT_ROOT / "parameters" / "space").glob("*.yaml"))

@@ -13,7 +13,8 @@ from test_compare import record
 from ptd_core.data.dataset import Dataset, Split
 from ptd_core.data.load import load
 from ptd_core.evaluation.token_maps import TokenMap
-from ptd_core.records.cells import Cell, FinishedRun
+from ptd_core.records.cells import Cell
+from ptd_core.records.finished_runs import FinishedRun
 from ptd_core.saliency import kept_mask
 from ptd_core.trainer import build_model
 from ptd_core.views.comparison import comparison_figure
