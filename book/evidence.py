@@ -249,14 +249,25 @@ evidence.status(feedback)
 # %%
 evidence.attention(feedback, again)
 
+# %%
+evidence.looked_again(evidence.Feedback())
+
 # %% [markdown]
 # ## Fewer tokens at evaluation
 #
 # Evaluation above uses all tokens. Trained models can also be evaluated on fewer, chosen by one score or another, or
 # merged: `python -m ptd_core.evaluate` does that to any run.
+#
+# ```
+# python -m ptd_core.evaluate runs/evidence_all_tokens_seed[0-2] runs/evidence_ptd_seed[0-2] keep=1,.75,.5,.25 \
+#   drop_score=class_attention,random drop_block=0,2 drop_method=token_drop,tome data_dir=PATH_TO_CIFAR100 --rounds 0
+# ```
 
 # %%
 evidence.fewer_tokens()
+
+# %%
+evidence.looked_again(evidence.FewerTokens())
 
 # %% [markdown]
 # ## Transfer

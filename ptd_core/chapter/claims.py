@@ -194,7 +194,7 @@ CLAIMS = (
         FewerTokens(),
     ),
     Claim(FUTURE, "A theory of why fewer tokens generalise", "", Untested("no experiment here decides it")),
-    Claim(FUTURE, "Does attention feed back on itself", "", Feedback()),
+    Claim(FUTURE, "Does attention feed back on itself", "", Feedback(open=True)),
     Claim(FUTURE, "Transfer to other datasets", "", Measured("transfer")),
 )
 

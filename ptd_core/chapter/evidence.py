@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ptd_core.chapter import findings, recommending, timing
 from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions
 from ptd_core.chapter.claims import ledger_table
-from ptd_core.chapter.looking_again import FEWER
+from ptd_core.chapter.judging import NOT_TESTED
+from ptd_core.chapter.looking_again import FEWER, Feedback, FewerTokens
 from ptd_core.chapter.namespace import Names, given_values
 from ptd_core.errors import RecipeError, SweepError
 from ptd_core.evaluate.feedback import measure
@@ -31,8 +32,8 @@ from ptd_core.views.fewer_tokens import fewer_tokens_figure
 from ptd_core.views.times import times_figure
 
 __all__ = [
-    "Again", "accuracies", "attention", "cells", "differences", "effects", "fewer_tokens", "finding", "found", "ledger",
-    "pays", "read_again", "recommended", "status", "times", "times_table",
+    "Again", "Feedback", "FewerTokens", "accuracies", "attention", "cells", "differences", "effects", "fewer_tokens",
+    "finding", "found", "ledger", "looked_again", "pays", "read_again", "recommended", "status", "times", "times_table",
 ]  # fmt: skip
 
 
@@ -170,6 +171,12 @@ def fewer_tokens() -> Figure | Markdown:
     if not (FEWER / table_of_evaluations.FILE).exists():
         return Markdown("*Nothing is recorded yet of models of this size on fewer tokens.*")
     return fewer_tokens_figure(table_of_evaluations.read(FEWER))
+
+
+def looked_again(claim: Feedback | FewerTokens) -> Markdown:
+    """What was found by looking again at published models, in a sentence with its sizes."""
+    verdict, text = claim.found()
+    return Markdown(f"- Of the published models: {text}." if verdict != NOT_TESTED else f"*{text}.*")
 
 
 def ledger() -> Markdown:

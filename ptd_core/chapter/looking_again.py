@@ -20,9 +20,11 @@ class Feedback:
 
     The verdict: concentration is Student's interval of the paired difference of `on_kept` after the last epoch, PTD
     minus all tokens; a return is any token that was dropped after one epoch of PTD's dropping and kept after the next.
+    open: whether it is a question, without a claim to judge.
     """
 
     folder: Path = FEEDBACK
+    open: bool = False
 
     def found(self) -> Found:
         if not (self.folder / feedback.FILE).exists():
@@ -38,36 +40,55 @@ class Feedback:
             return Found(NOT_TESTED, f"{len(seeds)} seeds in common; an interval needs two")
         low, high = t_interval([100 * (ours[seed].on_kept - theirs[seed].on_kept) for seed in seeds])
         dropping = [row for row in rows if row.run.startswith(f"{BASE}ptd_seed") and row.trained_with < row.tokens]
-        returned = statistics.mean(row.returned for row in dropping)
-        verdict = ("refuted", "holds in part", "holds")[(low > 0) + (returned == 0)]
+        epochs = {row.epoch for row in dropping}
+        without = [row for row in rows if row.run.startswith(f"{BASE}all_tokens_seed") and row.epoch in epochs]
+        returned, usual = (statistics.mean(row.returned for row in some) for some in (dropping, without))
+        verdict = MEASURED if self.open else ("refuted", "holds in part", "holds")[(low > 0) + (returned == 0)]
         chance = ours[seeds[0]].kept / ours[seeds[0]].tokens
         return Found(
             verdict,
             f"attention on the kept tokens {(low + high) / 2:+.1f} points against a model trained with all tokens "
             f"({low:+.1f} to {high:+.1f}, n = {len(seeds)}); while tokens are dropped {100 * returned:.0f} % of the "
-            f"dropped ones are kept an epoch later (by chance {100 * chance:.0f} %)",
+            f"dropped ones are kept an epoch later (without dropping: {100 * usual:.0f} %, by chance "
+            f"{100 * chance:.0f} %)",
         )
 
 
 @dataclass(frozen=True)
 class FewerTokens:
-    """What half of the tokens at evaluation cost models that were trained with all tokens, and with PTD."""
+    """What half of the tokens in block 0 at evaluation cost models that were trained with all tokens, and with PTD."""
 
     folder: Path = FEWER
 
     def found(self) -> Found:
         if not (self.folder / table.FILE).exists():
             return Found(NOT_TESTED, "python -m ptd_core.evaluate measures it; no records of the evidence size yet")
-        rows = [row for row in table.read(self.folder) if row.score in ("", "class_attention")]
+        rows = table.read(self.folder)
         most = max(row.kept for row in rows)
         said = []
-        for arm, words in (("all_tokens", "all tokens"), ("ptd", "PTD")):
-            of_arm = [row for row in rows if row.run.startswith(f"{BASE}{arm}_seed")]
-            whole = {row.seed: row.accuracy for row in of_arm if row.kept == most}
-            half = {row.seed: row.accuracy for row in of_arm if row.kept == most // 2 and row.method == "token_drop"}
-            losses = [half[seed] - whole[seed] for seed in sorted(half)]
-            if losses:
-                mean = statistics.mean(losses)
-                interval = "" if len(losses) < 2 else "{:+.2f} to {:+.2f}, ".format(*t_interval(losses))
-                said.append(f"trained with {words} {mean:+.2f} points ({interval}n = {len(losses)})")
-        return Found(MEASURED, f"half of the tokens by class attention: {'; '.join(said)}")
+        for score, by in (("class_attention", "class attention"), ("random", "a random choice")):
+            losses = {words: _losses(rows, arm, score, most) for arm, words in _ARMS.items()}
+            arms = [f"trained with {words} {_mean(values)}" for words, values in losses.items() if values]
+            if arms:
+                said.append(f"half of the tokens by {by}: {', '.join(arms)}")
+        return Found(MEASURED, "; ".join(said))
+
+
+_ARMS = {"all_tokens": "all tokens", "ptd": "PTD"}
+
+
+def _losses(rows: list[table.Row], arm: str, score: str, most: int) -> list[float]:
+    """What half of the tokens, in the block that drops in training, change against all of them, seed by seed."""
+    of_arm = [row for row in rows if row.run.startswith(f"{BASE}{arm}_seed")]
+    whole = {row.seed: row.accuracy for row in of_arm if row.kept == most}
+    half = {
+        row.seed: row.accuracy
+        for row in of_arm
+        if (row.method, row.score, row.blocks, row.kept) == ("token_drop", score, str(_BLOCK), most // 2)
+    }
+    return [half[seed] - whole[seed] for seed in sorted(half)]
+
+
+def _mean(values: list[float]) -> str:
+    interval = "" if len(values) < 2 else "{:+.2f} to {:+.2f}, ".format(*t_interval(values))
+    return f"{statistics.mean(values):+.2f} points ({interval}n = {len(values)})"

@@ -38,7 +38,9 @@ def test_a_verdict_needs_concentration_and_no_return(tmp_path, on_kept, returned
     found = Feedback(tmp_path).found()
     mean = statistics.mean(100 * (on_kept + 0.001 * seed) for seed in range(3))
     assert found.verdict == verdict and f"{mean:+.1f} points" in found.text and "n = 3" in found.text
-    assert f"{100 * returned:.0f} % of the dropped ones" in found.text and "by chance 64 %" in found.text
+    assert f"{100 * returned:.0f} % of the dropped ones" in found.text
+    assert "(without dropping: 100 %, by chance 64 %)" in found.text
+    assert Feedback(tmp_path, open=True).found() == ("measured", found.text)
 
 
 def test_one_seed_decides_nothing(tmp_path):
@@ -62,11 +64,13 @@ def test_half_of_the_tokens_is_compared_with_all_seed_by_seed(tmp_path):
         for seed in (0, 1)
         for kept in (64, 32, 16)
     ]
-    rows += [evaluated("ptd", 0, 32, 0.0, score="random"), evaluated("ptd", 0, 32, 0.0, score="", method="tome")]
+    rows += [evaluated("ptd", 0, 32, 40.5, score="random"), evaluated("ptd", 0, 32, 0.0, score="", method="tome")]
+    rows += [dataclasses.replace(row, blocks="2", accuracy=1.0) for row in rows if row.kept == 32]
     table.write(rows, tmp_path)
     verdict, text = FewerTokens(tmp_path).found()
     assert verdict == "measured" and "all tokens -3.00 points (-3.00 to -3.00, n = 2)" in text
-    assert "PTD -1.00 points (-1.00 to -1.00, n = 2)" in text
+    assert "PTD -1.00 points (-1.00 to -1.00, n = 2); half of the tokens by a random choice: " in text
+    assert text.endswith("by a random choice: trained with PTD +0.50 points (n = 1)")
 
 
 def test_without_records_it_is_not_tested(tmp_path):
