@@ -2,7 +2,7 @@
 
 Copies the records (run.json, tables) and pictures (PNG, explorers) of finished runs, or the tables and the picture of
 a finished sweep, from runs/NAME/ to figures/NAME/; never checkpoints, weights or executed notebooks. An older copy is
-replaced whole; a sweep's tables only by ones that hold its runs too. If anything cannot be published, nothing is
+replaced whole; a sweep's only by one with its tables and its runs too. If anything cannot be published, nothing is
 copied. --unfinished: also the tables that a sweep has so far, with the names of the runs that are missing.
 """
 
@@ -53,7 +53,7 @@ def publish(names: list[str], out_dir: str, to: Path, unfinished: bool = False) 
     contents = {name: _publishable(name, out_dir, unfinished) for name in names}
     for name in names:
         _refuse_anything_else(to / name)
-        _refuse_loss(RunFolder(name, out_dir).path, to / name)
+        _refuse_loss(RunFolder(name, out_dir).path, contents[name], to / name)
     staged = {name: to / f".{name}.{os.getpid()}.tmp" for name in names}
     try:
         for name, files in contents.items():
@@ -107,10 +107,12 @@ def _refuse_anything_else(folder: Path) -> None:
         raise OutputError(f"{folder}: is no published run or sweep and is not replaced")
 
 
-def _refuse_loss(tables: Path, older: Path) -> None:
-    """Published tables are replaced only by ones that hold all of their runs."""
-    if not ((tables / RUNS).exists() and (older / RUNS).exists()):
+def _refuse_loss(tables: Path, files: list[Path], older: Path) -> None:
+    """A sweep's published tables are replaced only by as many tables, with all of their runs."""
+    if not (older / RUNS).exists():
         return
+    if lost := {path.name for path in older.glob("*.csv")} - {file.name for file in files}:
+        raise OutputError(f"{older}: holds {', '.join(sorted(lost))}, which {tables} does not; delete {older} first")
     there = {run.run for run in read_runs(tables)}
     if lost := [run.run for run in read_runs(older) if run.run not in there]:
         raise OutputError(

@@ -100,6 +100,16 @@ def test_published_runs_of_a_sweep_are_not_lost(place):
     with pytest.raises(OutputError, match=r"figures/sweep: holds 2 run\(s\) that .*: c_seed0, c_seed2.*--records"):
         publish(["done", "sweep"], str(place), place / "figures")
     assert (place / "figures" / "sweep" / "runs.csv").read_bytes() == before and not (place / "figures/done").exists()
+    (place / "figures" / "sweep" / "feedback.csv").write_text("measured of weights that are gone")
+    write_runs(runs, place / "runs" / "sweep")
+    with pytest.raises(OutputError, match=r"figures/sweep: holds feedback\.csv, which .*runs/sweep does not; delete"):
+        publish(["sweep"], str(place), place / "figures")
+    (place / "figures" / "sweep" / "feedback.csv").unlink()
+    record("sweep", 0, 10.0).write(place / "runs" / "sweep")  # a run of that name
+    (place / "runs" / "sweep" / "runs.csv").rename(place / "aside.csv")
+    with pytest.raises(OutputError, match=r"holds runs\.csv, which"):
+        publish(["sweep"], str(place), place / "figures")
+    (place / "runs" / "sweep" / "run.json").unlink()
     write_runs(runs[::-1], place / "runs" / "sweep")
     publish(["sweep"], str(place), place / "figures")
     assert (place / "figures" / "sweep" / "runs.csv").read_bytes() != before

@@ -143,7 +143,7 @@ CLAIMS = (
         Settled("holds", "by construction: without `keep`, TokenDropViT is the ViT itself (tests/test_token_drop.py)"),
         short=True,
     ),
-    Claim(LIMIT, "One dataset", "", Untested("CIFAR-100 and generated shapes only; no other was trained to the end")),
+    Claim(LIMIT, "One dataset", "", Measured("transfer", (("all_then_ptd", "all_then_all"),))),
     Claim(
         LIMIT,
         "One architecture",
@@ -195,7 +195,12 @@ CLAIMS = (
     ),
     Claim(FUTURE, "A theory of why fewer tokens generalise", "", Untested("no experiment here decides it")),
     Claim(FUTURE, "Does attention feed back on itself", "", Feedback(open=True)),
-    Claim(FUTURE, "Transfer to other datasets", "", Measured("transfer")),
+    Claim(
+        FUTURE,
+        "Transfer to other datasets",
+        "",
+        Measured("transfer", (("ptd_then_all", "all_then_all"), ("all_then_all", "scratch"))),
+    ),
 )
 
 

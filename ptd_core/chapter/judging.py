@@ -20,6 +20,7 @@ from ptd_core.recipe import Recipe
 from ptd_core.records.cells import group
 from ptd_core.records.effects import Effect, faster_by_seed, in_words
 from ptd_core.records.finished_runs import read_runs
+from ptd_core.records.statistics import t_interval
 
 _SMALL_CELLS = PROJECT_ROOT / "figures" / "small_cells"
 
@@ -106,7 +107,8 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Faster:
-    """Whether an arm's training takes less time than another's, seed by seed, on the device that ran both."""
+    """Whether an arm's training takes less time than another's on the device that ran both: by Student's interval of
+    the logarithms of their ratios, seed by seed."""
 
     question: str
     arm: str
@@ -121,21 +123,25 @@ class Faster:
         ratios = faster_by_seed(ours, one.cell(self.control))
         if not ratios:
             return Found(NOT_TESTED, "its runs are of several devices, whose seconds are not compared")
-        verdict = "holds" if min(ratios) > 1 else "refuted" if max(ratios) < 1 else "not supported"
+        low, high = t_interval([math.log(ratio) for ratio in ratios])
         return Found(
-            verdict,
-            f"{effect.faster:.3f}x ({min(ratios):.3f} to {max(ratios):.3f}, n = {len(ratios)}) on "
+            "holds" if low > 0 else "refuted" if high < 0 else "not supported",
+            f"{math.exp((low + high) / 2):.3f}x ({math.exp(low):.3f} to {math.exp(high):.3f}, n = {len(ratios)}) on "
             f"{ours.runs[0].device}; operations predict {effect.predicted:.3f}x",
         )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A question that the original leaves open: how many of its differences can be told from chance."""
+    """A question that the original leaves open: how many of its differences can be told from chance, or the sizes of
+    those that are named, (arm, control)."""
 
     question: str
+    pairs: tuple[tuple[str, str], ...] = ()
 
     def found(self) -> Found:
+        if self.pairs:
+            return self._sizes()
         effects = [one for one in answered(self.question).effects if not math.isnan(one.t_low)]
         if not effects:
             return _no_records(self.question)
@@ -146,6 +152,11 @@ class Measured:
             f"{len(told)} of {len(effects)} differences can be told from chance; the largest: "
             f"{arm_name(largest.arm)} against {arm_name(largest.control)} {in_words(largest)}",
         )
+
+    def _sizes(self) -> Found:
+        effects = [(pair, answered(self.question).effect(*pair)) for pair in self.pairs]
+        said = [f"{arm} against {control} {in_words(one)}" for (arm, control), one in effects if one]
+        return Found(MEASURED, "; ".join(said)) if said else _no_records(self.question)
 
 
 def arm_name(cell: str) -> str:

@@ -20,7 +20,8 @@ class Feedback:
 
     The verdict: concentration is Student's interval of the paired difference of `on_kept` after the last epoch, PTD
     minus all tokens; a return is any token that was dropped after one epoch of PTD's dropping and kept after the next.
-    open: whether it is a question, without a claim to judge.
+    Both halves of the claim hold, or one, or none: refuted then by the tokens that return. open: whether it is a
+    question, without a claim to judge.
     """
 
     folder: Path = FEEDBACK
@@ -44,13 +45,14 @@ class Feedback:
         without = [row for row in rows if row.run.startswith(f"{BASE}all_tokens_seed") and row.epoch in epochs]
         returned, usual = (statistics.mean(row.returned for row in some) for some in (dropping, without))
         verdict = MEASURED if self.open else ("refuted", "holds in part", "holds")[(low > 0) + (returned == 0)]
+        concentrates = "more" if low > 0 else "less" if high < 0 else "no difference seen"
         chance = ours[seeds[0]].kept / ours[seeds[0]].tokens
         return Found(
             verdict,
-            f"attention on the kept tokens {(low + high) / 2:+.1f} points against a model trained with all tokens "
-            f"({low:+.1f} to {high:+.1f}, n = {len(seeds)}); while tokens are dropped {100 * returned:.0f} % of the "
-            f"dropped ones are kept an epoch later (without dropping: {100 * usual:.0f} %, by chance "
-            f"{100 * chance:.0f} %)",
+            f"attention on the kept tokens {(low + high) / 2:+.2f} points against a model trained with all tokens "
+            f"({low:+.2f} to {high:+.2f}, n = {len(seeds)}), {concentrates}; while tokens are dropped "
+            f"{100 * returned:.0f} % of the dropped ones are kept an epoch later "
+            f"(without dropping: {100 * usual:.0f} %, by chance {100 * chance:.0f} %)",
         )
 
 
@@ -64,29 +66,25 @@ class FewerTokens:
         if not (self.folder / table.FILE).exists():
             return Found(NOT_TESTED, "python -m ptd_core.evaluate measures it; no records of the evidence size yet")
         rows = table.read(self.folder)
-        most = max(row.kept for row in rows)
         said = []
         for score, by in (("class_attention", "class attention"), ("random", "a random choice")):
-            losses = {words: _losses(rows, arm, score, most) for arm, words in _ARMS.items()}
+            losses = {words: _losses(rows, arm, score) for arm, words in _ARMS.items()}
             arms = [f"trained with {words} {_mean(values)}" for words, values in losses.items() if values]
             if arms:
                 said.append(f"half of the tokens by {by}: {', '.join(arms)}")
-        return Found(MEASURED, "; ".join(said))
+        return Found(MEASURED, "; ".join(said)) if said else Found(NOT_TESTED, "half of the tokens was not evaluated")
 
 
 _ARMS = {"all_tokens": "all tokens", "ptd": "PTD"}
 
 
-def _losses(rows: list[table.Row], arm: str, score: str, most: int) -> list[float]:
+def _losses(rows: list[table.Row], arm: str, score: str) -> list[float]:
     """What half of the tokens, in the block that drops in training, change against all of them, seed by seed."""
     of_arm = [row for row in rows if row.run.startswith(f"{BASE}{arm}_seed")]
-    whole = {row.seed: row.accuracy for row in of_arm if row.kept == most}
-    half = {
-        row.seed: row.accuracy
-        for row in of_arm
-        if (row.method, row.score, row.blocks, row.kept) == ("token_drop", score, str(_BLOCK), most // 2)
-    }
-    return [half[seed] - whole[seed] for seed in sorted(half)]
+    whole = {row.seed: row for row in of_arm if row.predicted == 1}  # as many operations as with all tokens
+    here = [row for row in of_arm if (row.method, row.score, row.blocks) == ("token_drop", score, str(_BLOCK))]
+    half = {row.seed: row for row in here if row.seed in whole and 2 * row.kept == whole[row.seed].kept}
+    return [half[seed].accuracy - whole[seed].accuracy for seed in sorted(half)]
 
 
 def _mean(values: list[float]) -> str:

@@ -1,5 +1,6 @@
-"""Which way of training is recommended: a rule that was fixed before its runs were made, applied to their records."""
+"""Which way of training is recommended: one rule, applied to the records of all arms of a question."""
 
+import math
 from dataclasses import dataclass
 
 from ptd_core.chapter.answers import Answer
@@ -12,16 +13,23 @@ WHOLE = "all_tokens"  # the arm with all tokens in all epochs
 
 @dataclass(frozen=True)
 class Candidate:
-    """An arm that saves operations. loss: it against all tokens in as many epochs; gain: in as much time."""
+    """An arm and what speaks for it. loss: it against all tokens in as many epochs; gain: in those that its operations
+    would pay for. None where nothing is recorded."""
 
     arm: str
-    loss: Effect
-    gain: Effect
+    loss: Effect | None
+    gain: Effect | None
+
+    @property
+    def saving(self) -> float:
+        """Operations of all tokens over the arm's; NaN if they are not recorded."""
+        return self.loss.predicted if self.loss else math.nan
 
     @property
     def decided(self) -> bool:
-        """Whether enough seeds are recorded."""
-        return min(len(self.loss.seeds), len(self.gain.seeds)) >= SEEDS
+        """Whether enough seeds are recorded, and what it saves."""
+        seeds = [len(one.seeds) if one else 0 for one in (self.loss, self.gain)]
+        return min(seeds) >= SEEDS and not math.isnan(self.saving)
 
     @property
     def no_loss(self) -> bool:
@@ -37,15 +45,20 @@ class Candidate:
 
 
 def candidates(one: Answer) -> list[Candidate]:
-    """The arms of a question that have both controls and save operations, those that save most first."""
+    """The arms of a question that have both controls, those that save most operations first; none that saves nothing.
+
+    Arms that lack records are among them, at the end. Empty if nothing is recorded of any.
+    """
     recipes, found = one.recipes, []
     for arm in recipes:
         controls = [control for name, control in one.plan.pairs if name == one.cell_name(arm)]
         shorter = [name for name in recipes if one.cell_name(name) in controls and _in_fewer_epochs(recipes, name)]
-        effects = [one.effect(arm, control) for control in (WHOLE, *shorter[:1])]
-        if shorter and all(effects) and effects[0].predicted > 1:
-            found.append(Candidate(arm, *effects))
-    return sorted(found, key=lambda candidate: -candidate.loss.predicted)
+        if shorter:
+            found.append(Candidate(arm, one.effect(arm, WHOLE), one.effect(arm, shorter[0])))
+    if not any(candidate.loss or candidate.gain for candidate in found):
+        return []
+    found = [candidate for candidate in found if not candidate.saving <= 1]  # NaN is none that saves nothing
+    return sorted(found, key=lambda candidate: -candidate.saving if candidate.saving > 1 else 0.0)
 
 
 def _in_fewer_epochs(recipes: dict[str, Recipe], arm: str) -> bool:
@@ -57,15 +70,21 @@ def _in_fewer_epochs(recipes: dict[str, Recipe], arm: str) -> bool:
 def recommended(found: list[Candidate]) -> str:
     """Markdown: what speaks for each arm and against it, and the one that the rule chooses, or that it chooses none."""
     lines = [
-        "| arm | faster, by operations | against all tokens | no loss | in as much time | better | passes |",
-        "|---|---|---|---|---|---|---|",
+        "| arm | faster, by operations | against all tokens | no loss | in fewer epochs | of the arm's operations "
+        "| better | passes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
         no_loss, better, passes = (_yes(one, value) for value in (one.no_loss, one.beats_equal_time, one.passes))
-        sizes = f"{one.loss.predicted:.2f}x", in_words(one.loss), in_words(one.gain)
-        cells = [one.arm, *sizes[:2], no_loss, sizes[2], better, passes]
+        saving = "-" if math.isnan(one.saving) else f"{one.saving:.2f}x"
+        share = f"{100 * one.gain.predicted:.0f} %" if one.gain else "-"
+        cells = [one.arm, saving, _size(one.loss), no_loss, _size(one.gain), share, better, passes]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"**{_chosen(found)}**"])
+
+
+def _size(effect: Effect | None) -> str:
+    return in_words(effect) if effect else "-"
 
 
 def _yes(one: Candidate, value: bool) -> str:
@@ -76,11 +95,11 @@ def _chosen(found: list[Candidate]) -> str:
     waiting = [one.arm for one in found if not one.decided]
     passing = [one for one in found if one.passes]
     if waiting:
-        return f"Not decided: fewer than {SEEDS} seeds are recorded of {', '.join(waiting)}."
+        return f"Not decided: fewer than {SEEDS} seeds are recorded of {', '.join(waiting)}, or of a control."
     if not passing:
         return f"None of {len(found)} arms passes: at this size no way of dropping tokens can be recommended."
     best = passing[0]
     return (
         f"{len(passing)} of {len(found)} arms pass; the one that saves most is {best.arm}, "
-        f"{best.loss.predicted:.2f}x by operations."
+        f"{best.saving:.2f}x by operations."
     )

@@ -3,6 +3,7 @@
 import statistics
 
 from ptd_core.chapter.answers import Answer
+from ptd_core.chapter.judging import arm_name
 from ptd_core.records.effects import faster_by_seed
 from ptd_core.views.times import Times
 
@@ -14,7 +15,7 @@ def times(one: Answer) -> list[Times]:
     for effect in one.effects:
         clock = faster_by_seed(cells[effect.arm], cells[effect.control])
         if clock:
-            found.append(Times(effect.arm, effect.control, tuple(clock), effect.predicted))
+            found.append(Times(arm_name(effect.arm), arm_name(effect.control), tuple(clock), effect.predicted))
     return found
 
 

@@ -100,10 +100,7 @@ def _policy(recipe: Recipe, asked: dict[str, str]) -> Recipe:
         values |= {"drop_blocks": "", "drop_shares": ""}
     elif "drop_blocks" in asked:
         values |= {"drop_block": 0, "drop_shares": ""}
-    for name, of, needed in (
-        ("drop_score_block", "drop_score", "averaged_attention"),
-        ("drop_until", "drop_fate", "bypass"),
-    ):
+    for name, of, needed in _ONLY_FOR:
         if asked.get(of, getattr(recipe, of)) != needed:
             values[name] = _DEFAULTS[name]
             asked = {other: value for other, value in asked.items() if other != name}

@@ -15,7 +15,8 @@ def published_rows(plan: Plan, folder: Path) -> dict[str, Row]:
     """The runs of this plan that the tables in a folder hold, or those of all folders in it, by name.
 
     A run that several of them hold, trained anew for its weights perhaps, is taken from the plan's own table, else from
-    the first by name.
+    the first by name; runs of one seed may then be of two machines: the same weights to begin with, the same images,
+    another rounding.
 
     Raises OutputError if there are no tables, or damaged ones, and if they hold another recipe's run under the name of
     one that is asked for.

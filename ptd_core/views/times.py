@@ -29,8 +29,9 @@ def times_figure(found: list[Times], stamp: str = "") -> Figure:
         axes.plot([statistics.median(one.clock)] * 2, [place - 0.3, place + 0.3], color=RED)
         axes.plot([one.predicted], [place], "D", color=ORANGE, markerfacecolor="none")
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks(range(len(found)), [readable(f"{one.arm} - {one.control} (n = {len(one.clock)})") for one in found])
+    names = [readable(f"{one.arm} / {one.control} (n = {len(one.clock)})") for one in found]
+    axes.set_yticks(range(len(found)), names)
     axes.invert_yaxis()
-    axes.set_xlabel("times faster; points: seeds by the clock, line: median, diamond: operations")
+    axes.set_xlabel("times faster; points: clock, a seed each\nline: their median; diamond: operations")
     axes.grid(axis="x")
     return figure

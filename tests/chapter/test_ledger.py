@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 import re
 
 import pytest
@@ -14,6 +15,7 @@ from ptd_core.errors import OutputError, SweepError
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.records.effects import effects_table
 from ptd_core.records.finished_runs import FinishedRun, write_runs
+from ptd_core.records.statistics import t_interval
 from ptd_core.sweep.plan import read_plan
 from ptd_core.views.times import Times
 
@@ -108,13 +110,49 @@ def test_time_is_compared_seed_by_seed_with_what_operations_predict(records, sec
     whole, dropped = operations(one.recipes["timed_all_tokens"]), operations(one.recipes["timed_ptd"])
     assert found.verdict == verdict
     assert found.text.startswith(f"{10 / seconds:.3f}x (") and found.text.endswith(f"predict {whole / dropped:.3f}x")
-    (shown,) = [row for row in timing.times(one) if row.control == "evidence_timed_all_tokens"]
-    assert shown == Times("evidence_timed_ptd", "evidence_timed_all_tokens", (10 / seconds,) * 3, whole / dropped)
+    (shown,) = [row for row in timing.times(one) if row.control == "timed_all_tokens"]
+    assert shown == Times("timed_ptd", "timed_all_tokens", (10 / seconds,) * 3, whole / dropped)
+    figure = evidence.times(one)
+    figure.draw_without_rendering()  # which lays it out
+    axes, inside = figure.axes[0], figure.bbox.get_points()
+    for text in (axes.xaxis.label, *axes.get_yticklabels()):
+        (left, _), (right, _) = text.get_window_extent().get_points()
+        assert inside[0][0] <= left and right <= inside[1][0], text.get_text()
+    points = {line.get_marker(): [float(x) for x in line.get_xdata()] for line in axes.lines}
+    assert points["o"] == [10 / seconds] * 3 and points["D"] == [whole / dropped]
     assert f"| 3 | {10 / seconds:.3f}x |" in evidence.times_table(one).data
     elsewhere = [dataclasses.replace(run, device="E") if run.seed == 2 else run for run in one.runs]
     records["speed"] = dataclasses.replace(one, runs=elsewhere)  # each pair on one device, and still two devices
     assert Faster("speed", "timed_ptd", "timed_all_tokens").found().verdict == "not tested"
     assert evidence.times_table(records["speed"]).data == "*Too little is recorded of speed yet to show this.*"
+
+
+def test_faster_needs_more_than_the_scatter_of_its_seeds(records):
+    arms = {"timed_all_tokens": PLAIN[:3], "timed_ptd": PLAIN[:3]}
+    one = made_up("speed", arms, {"timed_all_tokens": 10.0})
+
+    def found(*seconds):
+        of_seed = {f"evidence_timed_ptd_seed{seed}": value for seed, value in enumerate(seconds)}
+        runs = [dataclasses.replace(run, train_seconds=of_seed.get(run.run, 10.0)) for run in one.runs]
+        records["speed"] = dataclasses.replace(one, runs=runs)
+        return Faster("speed", "timed_ptd", "timed_all_tokens").found()
+
+    assert found(9.99, 9.0, 8.0).verdict == "not supported"  # all of them faster
+    ratios = [10 / 9.1, 10 / 9.0, 10 / 9.05]
+    verdict, text = found(9.1, 9.0, 9.05)
+    low, high = t_interval([math.log(ratio) for ratio in ratios])
+    assert verdict == "holds" and f"({math.exp(low):.3f} to {math.exp(high):.3f}, n = 3)" in text
+    assert text.startswith(f"{math.prod(ratios) ** (1 / 3):.3f}x")
+
+
+def test_an_open_question_may_name_its_differences(records):
+    arms = {"scratch": PLAIN[:3], "all_then_all": PLAIN[:3], "ptd_then_all": [v + 1 for v in PLAIN[:3]]}
+    records["transfer"] = made_up("transfer", arms)
+    pairs = (("ptd_then_all", "all_then_all"), ("ptd_then_ptd", "scratch"))
+    assert Measured("transfer", pairs).found() == (
+        "measured", "ptd_then_all against all_then_all +1.00 points (+1.00 to +1.00, n = 3)"
+    )  # fmt: skip
+    assert Measured("transfer", pairs[1:]).found().verdict == "not tested"
 
 
 def test_an_open_question_counts_what_can_be_told_from_chance(records):
@@ -209,6 +247,12 @@ def test_no_verdict_is_empty_and_every_statement_is_said_once():
 def test_readme_has_the_short_ledger():
     readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
     assert claims.ledger_table(short=True) in readme, "python -m ptd_core.chapter.claims prints the table"
+    for question, arm, words in (
+        ("own_effect", "plain", "5,000 images seen 24 times ({:.1f} % test accuracy with all tokens)"),
+        ("direction", "all_tokens", "the other sweeps of this table have all 50,000 seen four times ({:.1f} %)"),
+    ):
+        accuracies = answer(question).cell(arm).values("test_accuracy")
+        assert words.format(sum(accuracies) / len(accuracies)) in readme.replace("\n", " ")
 
 
 @pytest.mark.skipif(not LOGS.is_dir(), reason="the original's logs are not at ../shared/reference")

@@ -31,13 +31,20 @@ def attention_rows(on_kept, returned, seeds=3, epochs=4):
 
 @pytest.mark.parametrize(
     ("on_kept", "returned", "verdict"),
-    [(0.1, 0.2, "holds in part"), (0.1, 0.0, "holds"), (-0.1, 0.2, "refuted"), (-0.1, 0.0, "holds in part")],
+    [
+        (0.1, 0.2, "holds in part"),
+        (0.1, 0.0, "holds"),
+        (0.001, 0.2, "refuted"),  # on average more, and its interval holds zero
+        (0.001, 0.0, "holds in part"),
+        (-0.1, 0.2, "refuted"),
+        (-0.1, 0.0, "holds in part"),
+    ],
 )
 def test_a_verdict_needs_concentration_and_no_return(tmp_path, on_kept, returned, verdict):
     feedback.write(attention_rows(on_kept, returned), tmp_path)
     found = Feedback(tmp_path).found()
     mean = statistics.mean(100 * (on_kept + 0.001 * seed) for seed in range(3))
-    assert found.verdict == verdict and f"{mean:+.1f} points" in found.text and "n = 3" in found.text
+    assert found.verdict == verdict and f"{mean:+.2f} points" in found.text and "n = 3" in found.text
     assert f"{100 * returned:.0f} % of the dropped ones" in found.text
     assert "(without dropping: 100 %, by chance 64 %)" in found.text
     assert Feedback(tmp_path, open=True).found() == ("measured", found.text)
@@ -52,7 +59,7 @@ def evaluated(arm, seed, kept, accuracy, score="class_attention", method="token_
     return table.Row(
         run=f"evidence_{arm}_seed{seed}", cell=f"evidence_{arm}_seed0", seed=seed, method=method, score=score,
         choice="top", fate="discard", attended="all", blocks="0", kept=kept, images=10, accuracy=accuracy, loss=1.0,
-        object_kept=math.nan, images_per_second=math.nan, faster=math.nan, predicted=1.0, precision="fp32",
+        object_kept=math.nan, images_per_second=math.nan, faster=math.nan, predicted=64 / kept, precision="fp32",
         device="D", torch="2", commit="abc",
     )  # fmt: skip
 
@@ -71,6 +78,9 @@ def test_half_of_the_tokens_is_compared_with_all_seed_by_seed(tmp_path):
     assert verdict == "measured" and "all tokens -3.00 points (-3.00 to -3.00, n = 2)" in text
     assert "PTD -1.00 points (-1.00 to -1.00, n = 2); half of the tokens by a random choice: " in text
     assert text.endswith("by a random choice: trained with PTD +0.50 points (n = 1)")
+    for kept in ([32, 16], [64, 16]):  # nothing to compare
+        table.write([row for row in rows if row.kept in kept], tmp_path)
+        assert FewerTokens(tmp_path).found() == ("not tested", "half of the tokens was not evaluated")
 
 
 def test_without_records_it_is_not_tested(tmp_path):

@@ -101,21 +101,21 @@ def test_other_recipes_and_other_runs_are_refused(published, tmp_path):
 def test_other_questions_may_have_asked_for_the_same_run(published, tmp_path):
     """Of a folder of tables what is asked for is taken; one run has one row."""
     both = tmp_path / "both"
-    for name in ("one", "two"):
+    for name in ("a", "b"):
         shutil.copytree(published, both / name)
     fewer = read_plan(write_sweep(tmp_path / "fewer", "{base: base.yaml, arms: {all: {drop_final: 0.0}}, seeds: [0]}"))
     assert list(published_rows(fewer, both)) == list(published_rows(fewer, published)) == ["tiny_all_seed0"]
-    text = (both / "two" / "runs.csv").read_text()
+    text = (both / "b" / "runs.csv").read_text()
     (row,) = [run for run in read_runs(published) if run.run == "tiny_all_seed0"]
-    (both / "two" / "runs.csv").write_text(text.replace(repr(row.train_seconds), "1.0"))
+    (both / "b" / "runs.csv").write_text(text.replace(repr(row.train_seconds), "1.0"))
 
     def seconds():
         ((run, _),) = published_rows(fewer, both).values()
         return run.train_seconds
 
-    assert seconds() == row.train_seconds  # that of "one"
-    (both / "one" / "runs.csv").write_text(text.replace("tiny_all_seed0", "other"))  # nothing that is asked for:
-    (both / "one" / "epochs.csv").unlink()
+    assert seconds() == row.train_seconds  # that of "a"
+    (both / "a" / "runs.csv").write_text(text.replace("tiny_all_seed0", "other"))  # nothing that is asked for:
+    (both / "a" / "epochs.csv").unlink()
     assert seconds() == 1.0
     shutil.copytree(published, both / "question")  # the sweep's own
     assert seconds() == row.train_seconds
