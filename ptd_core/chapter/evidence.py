@@ -21,7 +21,6 @@ from ptd_core.evaluation import feedback
 from ptd_core.evaluation import table as table_of_evaluations
 from ptd_core.parameters import explain
 from ptd_core.paths import PROJECT_ROOT
-from ptd_core.records.cells import table
 from ptd_core.records.effects import effects_table
 from ptd_core.records.folders import RunFolder
 from ptd_core.views.comparison import comparison_figure, where_run
@@ -32,7 +31,7 @@ from ptd_core.views.fewer_tokens import fewer_tokens_figure
 from ptd_core.views.times import times_figure
 
 __all__ = [
-    "Again", "Feedback", "FewerTokens", "accuracies", "attention", "cells", "differences", "effects", "fewer_tokens",
+    "Again", "Feedback", "FewerTokens", "accuracies", "attention", "differences", "effects", "fewer_tokens",
     "finding", "found", "ledger", "looked_again", "pays", "read_again", "recommended", "status", "times", "times_table",
 ]  # fmt: skip
 
@@ -105,11 +104,6 @@ def status(one: Answer) -> Markdown:
 def accuracies(one: Answer) -> Figure | Markdown:
     """Every run's accuracy as a point, or a sentence where there is none."""
     return comparison_figure(one.cells) if one.cells else _nothing(one)
-
-
-def cells(one: Answer) -> Markdown:
-    """Means and spreads of all arms."""
-    return Markdown(table(one.cells)) if one.cells else _nothing(one)
 
 
 def differences(one: Answer) -> Figure | Markdown:

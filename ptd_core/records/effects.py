@@ -10,6 +10,7 @@ from pathlib import Path
 from ptd_core.errors import OutputError
 from ptd_core.records import history
 from ptd_core.records.cells import Cell
+from ptd_core.records.finished_runs import FinishedRun
 from ptd_core.records.statistics import bootstrap_interval, mean_and_sd, t_interval
 
 EFFECTS = "effects.csv"
@@ -53,11 +54,11 @@ class Effect:
 
 def effect(arm: Cell, control: Cell, result: str = "test_accuracy") -> Effect:
     """The arm against the control. result: a column of runs.csv in percent. Raises OutputError without common seeds."""
-    ours, theirs = ({run.seed: run for run in cell.runs} for cell in (arm, control))
-    seeds = tuple(sorted(set(ours) & set(theirs)))
-    if not seeds:
+    pairs = _pairs(arm, control)
+    if not pairs:
         raise OutputError(f"{arm.name} and {control.name} have no seed in common: nothing is paired")
-    differences = [getattr(ours[seed], result) - getattr(theirs[seed], result) for seed in seeds]
+    seeds = tuple(ours.seed for ours, _ in pairs)
+    differences = [getattr(ours, result) - getattr(theirs, result) for ours, theirs in pairs]
     gains = [faster_by_seed(arm, control, column) for column in ("train_seconds", "training_flops")]
     gains = [statistics.median(values) if values else math.nan for values in gains]
     return _effect(arm.name, control.name, result, seeds, differences, *gains)
@@ -68,13 +69,18 @@ def faster_by_seed(arm: Cell, control: Cell, column: str = "train_seconds") -> l
 
     column: train_seconds or training_flops. Empty unless it is known of all, and for seconds of several devices.
     """
-    ours, theirs = ({run.seed: run for run in cell.runs} for cell in (arm, control))
-    pairs = [(ours[seed], theirs[seed]) for seed in sorted(set(ours) & set(theirs))]
-    spent = [(getattr(one, column), getattr(other, column)) for one, other in pairs]
+    pairs = _pairs(arm, control)
+    spent = [(getattr(ours, column), getattr(theirs, column)) for ours, theirs in pairs]
     devices = {run.device for pair in pairs for run in pair}
     if not all(value > 0 for values in spent for value in values) or (column == "train_seconds" and len(devices) > 1):
         return []
-    return [other / one for one, other in spent]
+    return [theirs / ours for ours, theirs in spent]
+
+
+def _pairs(arm: Cell, control: Cell) -> list[tuple[FinishedRun, FinishedRun]]:
+    """The runs of both that have one seed, by seed."""
+    ours, theirs = ({run.seed: run for run in cell.runs} for cell in (arm, control))
+    return [(ours[seed], theirs[seed]) for seed in sorted(set(ours) & set(theirs))]
 
 
 def compared(pairs: Iterable[tuple[str, str]], cells: list[Cell]) -> list[Effect]:
@@ -96,8 +102,7 @@ def compared(pairs: Iterable[tuple[str, str]], cells: list[Cell]) -> list[Effect
 
 def paired(arm: Cell, control: Cell) -> bool:
     """Whether the two can be compared: runs of one precision, with a seed in common."""
-    seeds = ({run.seed for run in cell.runs} for cell in (arm, control))
-    return arm.runs[0].precision == control.runs[0].precision and bool(set.intersection(*seeds))
+    return arm.runs[0].precision == control.runs[0].precision and bool(_pairs(arm, control))
 
 
 def interaction(plain: Cell, one: Cell, other: Cell, both: Cell, result: str = "test_accuracy") -> Effect:

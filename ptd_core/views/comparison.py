@@ -4,10 +4,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ptd_core.paths import readable
 from ptd_core.records.cells import Cell, table
 from ptd_core.records.statistics import mean_and_sd
-from ptd_core.views.style import BLUE, ORANGE, RED, new_figure, save_figure, styled
+from ptd_core.views.rows import name_rows, seed_row
+from ptd_core.views.style import BLUE, ORANGE, new_figure, save_figure, styled
 
 
 def compare(cells: list[Cell], picture: Path | None = None) -> str:
@@ -33,12 +33,9 @@ def comparison_figure(cells: list[Cell]) -> Figure:
     for place, cell in enumerate(cells):
         values = cell.values("test_accuracy")
         colour = BLUE if cell.runs[0].chapter == "ptd" else ORANGE
-        axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.7)
-        axes.plot([mean_and_sd(values)[0]] * 2, [place - 0.3, place + 0.3], color=RED)
-    axes.set_yticks(range(len(cells)), [readable(cell.name) for cell in cells])
-    axes.invert_yaxis()
+        seed_row(axes, place, values, mean_and_sd(values)[0], color=colour, alpha=0.7)
+    name_rows(axes, [cell.name for cell in cells])
     axes.set_xlabel("test accuracy, last epoch (%); points: seeds, line: mean")
-    axes.grid(axis="x")
     return figure
 
 

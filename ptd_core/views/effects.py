@@ -4,9 +4,9 @@ import math
 
 from matplotlib.figure import Figure
 
-from ptd_core.paths import readable
 from ptd_core.records.effects import NO_LOSS, Effect
-from ptd_core.views.style import BLUE, GREY, ORANGE, RED, new_figure, styled
+from ptd_core.views.rows import name_rows, seed_row
+from ptd_core.views.style import BLUE, GREY, ORANGE, new_figure, styled
 
 _COLOURS = {"better": BLUE, "no loss": BLUE, "no difference seen": GREY}
 
@@ -20,13 +20,9 @@ def effects_figure(effects: list[Effect], stamp: str = "") -> Figure:
         colour = _COLOURS.get(one.verdict, ORANGE)
         if not math.isnan(one.t_low):
             axes.plot([one.t_low, one.t_high], [place, place], color=colour, linewidth=5, alpha=0.35)
-        axes.plot(one.differences, [place] * len(one.differences), "o", color=colour, markersize=4)
-        axes.plot([one.mean] * 2, [place - 0.3, place + 0.3], color=RED)
+        seed_row(axes, place, one.differences, one.mean, color=colour, markersize=4)
     axes.axvline(0, color="black", linewidth=1)
     axes.axvline(NO_LOSS, color="black", linewidth=1, linestyle="--")
-    names = [readable(f"{one.arm} - {one.control} (n = {len(one.seeds)})") for one in effects]
-    axes.set_yticks(range(len(effects)), names)
-    axes.invert_yaxis()
+    name_rows(axes, [f"{one.arm} - {one.control} (n = {len(one.seeds)})" for one in effects])
     axes.set_xlabel("difference in test accuracy, last epoch (points)")
-    axes.grid(axis="x")
     return figure

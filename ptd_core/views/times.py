@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from ptd_core.paths import readable
-from ptd_core.views.style import BLUE, ORANGE, RED, new_figure, styled
+from ptd_core.views.rows import name_rows, seed_row
+from ptd_core.views.style import BLUE, ORANGE, new_figure, styled
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,9 @@ def times_figure(found: list[Times], stamp: str = "") -> Figure:
     figure = new_figure(stamp, (7.4, 0.42 * len(found) + 1.6))
     axes = figure.subplots()
     for place, one in enumerate(found):
-        axes.plot(one.clock, [place] * len(one.clock), "o", color=BLUE, markersize=4)
-        axes.plot([statistics.median(one.clock)] * 2, [place - 0.3, place + 0.3], color=RED)
+        seed_row(axes, place, one.clock, statistics.median(one.clock), color=BLUE, markersize=4)
         axes.plot([one.predicted], [place], "D", color=ORANGE, markerfacecolor="none")
     axes.axvline(1, color="black", linewidth=1)
-    names = [readable(f"{one.arm} / {one.control} (n = {len(one.clock)})") for one in found]
-    axes.set_yticks(range(len(found)), names)
-    axes.invert_yaxis()
+    name_rows(axes, [f"{one.arm} / {one.control} (n = {len(one.clock)})" for one in found])
     axes.set_xlabel("times faster; points: clock, a seed each\nline: their median; diamond: operations")
-    axes.grid(axis="x")
     return figure

@@ -82,13 +82,11 @@ def test_the_gap_is_that_of_clean_training_images_and_test_images(records):
 
 
 def test_the_size_that_the_original_says_lies_within_the_interval_or_not(records):
-    records["own_effect"] = made_up(
-        "own_effect", {"plain": PLAIN, "ptd_only": [v - 1 + i / 4 for i, v in enumerate(PLAIN)]}
-    )
-    said = [Difference("own_effect", "ptd_only", "plain", -1, size=size).found().text for size in (-2.76, -0.9)]
-    assert said[0].endswith("; the original's -2.76 lies outside") and said[1].endswith(
-        "; the original's -0.90 lies within"
-    )
+    arm = [value - 1 + place / 4 for place, value in enumerate(PLAIN)]
+    records["own_effect"] = made_up("own_effect", {"plain": PLAIN, "ptd_only": arm})
+    for size, lies in ((-2.76, "outside"), (-0.9, "within")):
+        found = Difference("own_effect", "ptd_only", "plain", -1, size=size).found()
+        assert found.text.endswith(f"; the original's {size:+.2f} lies {lies}")
     records["own_effect"] = made_up("own_effect", {"plain": PLAIN[:1], "ptd_only": PLAIN[:1]})
     assert "original" not in Difference("own_effect", "ptd_only", "plain", -1, size=-2.76).found().text
 
