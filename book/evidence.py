@@ -258,12 +258,13 @@ evidence.looked_again(evidence.Feedback())
 # ## Fewer tokens at evaluation
 #
 # Evaluation above uses all tokens. Trained models can also be evaluated on fewer, chosen by one score or another, or
-# merged: `python -m ptd_core.evaluate` does that to any run.
+# merged: `python -m ptd_core.evaluate` does that to any run. The sentence below the picture is about block 0, where PTD
+# drops tokens in training.
 #
 # ```
-# python -m ptd_core.evaluate runs/evidence_all_tokens_seed[0-2] runs/evidence_ptd_seed[0-2] keep=1,.75,.5,.25 \
-#   drop_score=class_attention,random drop_block=0,2 drop_method=token_drop,tome data_dir=PATH_TO_CIFAR100 --rounds 0 \
-#   --to figures/evidence/fewer_tokens
+# python -m ptd_core.evaluate runs/evidence_all_tokens_seed[0-2] runs/evidence_ptd_seed[0-2] \
+#   keep=1,.75,.5,.25 drop_method=token_drop,tome drop_score=class_attention,random \
+#   drop_block=0,2 data_dir=PATH_TO_CIFAR100 --rounds 0 --to figures/evidence/fewer_tokens
 # ```
 
 # %%
