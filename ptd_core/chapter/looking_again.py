@@ -8,7 +8,7 @@ from pathlib import Path
 from ptd_core.chapter.answers import BASE, RECORDS
 from ptd_core.chapter.judging import MEASURED, NOT_TESTED, Found
 from ptd_core.evaluation import feedback, table
-from ptd_core.records.statistics import t_interval
+from ptd_core.records.statistics import points, t_interval
 
 FEEDBACK, FEWER = RECORDS / "feedback", RECORDS / "fewer_tokens"
 _BLOCK = 0  # the block that drops tokens in the evidence's PTD
@@ -69,7 +69,7 @@ class FewerTokens:
         said = []
         for score, by in (("class_attention", "class attention"), ("random", "a random choice")):
             losses = {words: _losses(rows, arm, score) for arm, words in _ARMS.items()}
-            arms = [f"trained with {words} {_mean(values)}" for words, values in losses.items() if values]
+            arms = [f"trained with {words} {points(values)}" for words, values in losses.items() if values]
             if arms:
                 said.append(f"half of the tokens by {by}: {', '.join(arms)}")
         return Found(MEASURED, "; ".join(said)) if said else Found(NOT_TESTED, "half of the tokens was not evaluated")
@@ -85,8 +85,3 @@ def _losses(rows: list[table.Row], arm: str, score: str) -> list[float]:
     here = [row for row in of_arm if (row.method, row.score, row.blocks) == ("token_drop", score, str(_BLOCK))]
     half = {row.seed: row for row in here if row.seed in whole and 2 * row.kept == whole[row.seed].kept}
     return [half[seed].accuracy - whole[seed].accuracy for seed in sorted(half)]
-
-
-def _mean(values: list[float]) -> str:
-    interval = "" if len(values) < 2 else "{:+.2f} to {:+.2f}, ".format(*t_interval(values))
-    return f"{statistics.mean(values):+.2f} points ({interval}n = {len(values)})"

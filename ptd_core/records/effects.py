@@ -11,7 +11,7 @@ from ptd_core.errors import OutputError
 from ptd_core.records import history
 from ptd_core.records.cells import Cell
 from ptd_core.records.finished_runs import FinishedRun
-from ptd_core.records.statistics import bootstrap_interval, mean_and_sd, t_interval
+from ptd_core.records.statistics import bootstrap_interval, mean_and_sd, points, t_interval
 
 EFFECTS = "effects.csv"
 NO_LOSS = -0.3  # points: "no loss" is said where the whole interval lies above
@@ -138,9 +138,7 @@ def _effect(
 
 def in_words(one: Effect, interval: str = "") -> str:
     """Mean, Student's interval, called so, and number of seeds."""
-    if math.isnan(one.t_low):
-        return f"{one.mean:+.2f} points, one seed"
-    return f"{one.mean:+.2f} points ({interval}{one.t_low:+.2f} to {one.t_high:+.2f}, n = {len(one.seeds)})"
+    return points(list(one.differences), interval)
 
 
 def write_effects(effects: list[Effect], folder: Path) -> None:

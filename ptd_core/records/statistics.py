@@ -60,6 +60,15 @@ def half_width(sd: float, count: int) -> float:
     return T975[count - 2] * sd / count**0.5
 
 
+def points(values: list[float], interval: str = "") -> str:
+    """The mean of differences in percentage points, Student's interval, called so, and how many seeds, as text."""
+    mean, sd = mean_and_sd(values)
+    if sd is None:
+        return f"{mean:+.2f} points, one seed"
+    low, high = t_interval(values)
+    return f"{mean:+.2f} points ({interval}{low:+.2f} to {high:+.2f}, n = {len(values)})"
+
+
 def _refuse_few(values: list[float]) -> None:
     if len(values) < 2:
         raise ValueError(f"an interval needs at least two values; got {len(values)}")

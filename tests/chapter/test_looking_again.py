@@ -77,7 +77,7 @@ def test_half_of_the_tokens_is_compared_with_all_seed_by_seed(tmp_path):
     verdict, text = FewerTokens(tmp_path).found()
     assert verdict == "measured" and "all tokens -3.00 points (-3.00 to -3.00, n = 2)" in text
     assert "PTD -1.00 points (-1.00 to -1.00, n = 2); half of the tokens by a random choice: " in text
-    assert text.endswith("by a random choice: trained with PTD +0.50 points (n = 1)")
+    assert text.endswith("by a random choice: trained with PTD +0.50 points, one seed")
     for kept in ([32, 16], [64, 16]):  # nothing to compare
         table.write([row for row in rows if row.kept in kept], tmp_path)
         assert FewerTokens(tmp_path).found() == ("not tested", "half of the tokens was not evaluated")
