@@ -210,9 +210,7 @@ block_figure(recipe.vit.patch_tokens, max(1, recipe.vit.patch_tokens // 2))
 # After the last block, the class token alone goes to the classifier. This run's network:
 
 # %%
-from ptd_core.cost import cost
-
-price = cost(recipe.vit, len(data.classes))
+price = recipe.cost(len(data.classes))
 parameters = sum(p.numel() for p in trainer.model.parameters())
 vit = recipe.vit
 tokens = vit.prefix_tokens + vit.patch_tokens
@@ -270,9 +268,8 @@ lr_figure(done.records, done.stamp)
 # that it attends to most. Nothing was dropped in this training: it has learned this without being asked to choose.
 
 # %%
-from ptd_core.token_drop import TokenDrop
-
-notebook.saliency(done, TokenDrop(blocks=(recipe.vit.depth - 1,)), keep=(max(1, recipe.vit.patch_tokens // 2),))
+last_block = notebook.by_attention(done, recipe.vit.depth - 1)
+notebook.saliency(done, last_block, keep=(max(1, recipe.vit.patch_tokens // 2),))
 
 # %% [markdown]
 # Look for yourself: choose an image by click or arrow key, a score, a block, a head or their mean, and a drop ratio to

@@ -257,19 +257,17 @@ notebook.show_code(TokenDropViT._drop)
 # Counting matrix products and convolutions, forward and backward:
 
 # %%
-from ptd_core.cost import cost, run_training_cost
-
-whole = cost(recipe.vit, len(data.classes)).training
+whole = recipe.cost(len(data.classes)).training
 rows = []
 for ratio in (0.0, 0.1, 0.2, 0.35, 0.5):
     keep = recipe.keep_at(ratio)
-    part = cost(recipe.vit, len(data.classes), recipe.token_drop, keep).training
+    part = recipe.cost(len(data.classes), keep).training
     kept = keep[-1] if keep else recipe.vit.patch_tokens
     rows.append([ratio, kept, f"{part / 1e9:.4f}", f"{part / whole:.3f}", f"{whole / part:.3f}x"])
 notebook.table(["drop ratio", "tokens kept", "training GFLOP an image", "share", "predicted speed-up"], rows)
 
 # %%
-with_drop, without = run_training_cost(recipe.vit, len(data.classes), recipe.token_drop, recipe.keeps, recipe.sides)
+with_drop, without = recipe.training_cost(len(data.classes))
 print(f"over this run's {recipe.epochs} epochs: {100 * (1 - with_drop / without):.1f} % of the operations saved,")
 print(f"so operations predict training {without / with_drop:.3f}x faster")
 

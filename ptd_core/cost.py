@@ -11,37 +11,41 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from ptd_core.machine.counted import Cost, count
 from ptd_core.model import ViTConfig
 from ptd_core.rivals.rival import Rival
 from ptd_core.saliency import CLASS_ROW
 from ptd_core.token_drop import Keep, TokenDrop
 from ptd_core.tokens import vit_parts
 from ptd_core.tokens.fates import PUT_BACK
+from ptd_core.vits.fine_tuning import freeze
 from ptd_core.vits.timm_config import TimmConfig
 
 Sizes = ViTConfig | TimmConfig
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Operations for one image: `forward` in evaluation or training, `training` forward and backward together."""
-
-    forward: int
-    training: int
-
-
-def cost(vit: Sizes, num_classes: int, drop: TokenDrop | Rival | None = None, keep: Keep | None = None) -> Cost:
+def cost(
+    vit: Sizes,
+    num_classes: int,
+    drop: TokenDrop | Rival | None = None,
+    keep: Keep | None = None,
+    *,
+    frozen_blocks: int = 0,
+    score_block: int = -1,
+) -> Cost:
     """Operations per image of a ViT of that size, run by `drop` with `keep` patch tokens (None: all).
 
     Blocks have a closed form; what stands before and after them torch counts once, on the meta device. A block that
     drops prices its scores and what becomes of the others, see `_dropping_block`; the blocks after it see what is left.
-    Scores that are given from outside cost nothing here. A rival has no closed form: torch counts one pass on the meta
-    device. Raises ValueError for a keep that the policy cannot obey.
+    A rival has no closed form: torch counts one pass on the meta device.
+
+    frozen_blocks: first blocks that are not trained, nor what stands before them: they go forward only. score_block:
+    of averaged_attention, whose model goes forward up to that block; other scores from outside cost nothing here.
+    Raises ValueError for a keep that the policy cannot obey.
     """
     if isinstance(drop, Rival) and keep is not None:
-        return _counted(vit, num_classes, drop, keep)
+        return _counted(vit, num_classes, drop, keep, frozen_blocks)
     patches = vit.patch_tokens
     kept_in = {}
     if keep is not None:
@@ -56,26 +60,32 @@ def cost(vit: Sizes, num_classes: int, drop: TokenDrop | Rival | None = None, ke
             patches, back = whole, None
         kept = kept_in.get(block, patches)
         if kept == patches:
-            total += _Operations(both=_block(sizes, sizes.prefix + patches, sizes.prefix + patches))
+            price = _Operations(both=_block(sizes, sizes.prefix + patches, sizes.prefix + patches))
+        else:
+            price = _dropping_block(sizes, drop, patches, kept, learned=block != frozen_blocks or not block)
+        total += price.forward_only() if block < frozen_blocks else price
+        if kept == patches:
             continue
-        total += _dropping_block(sizes, drop, patches, kept)
         if drop.fate in PUT_BACK:
             whole, patches, back = patches, kept, drop.until or block + 1
         else:
             patches = drop.left(kept, patches)
     left = whole if back is not None else patches
-    total += _ends(vit, num_classes, left if sizes.pools_tokens else vit.patch_tokens)
+    total += _ends(vit, num_classes, left if sizes.pools_tokens else vit.patch_tokens, frozen_blocks)
+    if keep is not None and drop.score == "averaged_attention":
+        total += _averaged_attention(vit, sizes, score_block % vit.depth)
     # Backward makes two products for each forward one, towards weights and towards inputs. The first convolution
     # needs none towards the images; what carries no gradient needs none.
     return Cost(forward=total.both + total.one + total.none, training=3 * total.both + 2 * total.one + total.none)
 
 
 @functools.cache
-def _counted(vit: Sizes, num_classes: int, drop: Rival, keep: Keep) -> Cost:
+def _counted(vit: Sizes, num_classes: int, drop: Rival, keep: Keep, frozen_blocks: int) -> Cost:
     """Training with that keep; `forward` too is that of training, where a method may do more."""
     drop.reaching(keep, vit.patch_tokens)
     with torch.device("meta"):
         model, teacher = (vit.build(num_classes, "explicit") for _ in range(2))
+        freeze(model, frozen_blocks)
         network = drop.network(model.train(), teacher.eval()).train()
     return count(network, torch.empty(2, vit.in_chans, vit.img_size, vit.img_size, device="meta"), keep)
 
@@ -91,6 +101,9 @@ class _Operations:
     def __add__(self, other: "_Operations") -> "_Operations":
         return _Operations(self.both + other.both, self.one + other.one, self.none + other.none)
 
+    def forward_only(self) -> "_Operations":
+        return _Operations(none=self.both + self.one + self.none)
+
 
 def training_costs(
     vit: Sizes,
@@ -98,14 +111,15 @@ def training_costs(
     drop: TokenDrop | Rival | None,
     keeps: Sequence[Keep | None],
     sides: Sequence[int] | None = None,
+    **details: int,
 ) -> list[int]:
     """Training operations per image in each epoch t: with keeps[t], on images of sides[t] pixels a side.
 
-    sides: by default the ViT's own.
+    sides: by default the ViT's own. details: frozen_blocks and score_block, as `cost` takes them.
     """
     passes = list(zip(keeps, sides or [vit.img_size] * len(keeps), strict=True))
     price = {
-        (keep, side): cost(dataclasses.replace(vit, img_size=side), num_classes, drop, keep).training
+        (keep, side): cost(dataclasses.replace(vit, img_size=side), num_classes, drop, keep, **details).training
         for keep, side in set(passes)
     }
     return [price[one] for one in passes]
@@ -117,47 +131,11 @@ def run_training_cost(
     drop: TokenDrop | Rival | None,
     keeps: Sequence[Keep | None],
     sides: Sequence[int] | None = None,
+    **details: int,
 ) -> tuple[int, int]:
     """Training operations per image summed over epochs: `training_costs`, and with all tokens of whole images."""
-    return sum(training_costs(vit, num_classes, drop, keeps, sides)), len(keeps) * cost(vit, num_classes).training
-
-
-def count(model: nn.Module, images: torch.Tensor, keep: Keep | None = None) -> Cost:
-    """Operations per image of any model, counted by torch while it runs: no closed form needed, but a forward and
-    a backward pass.
-
-    model: called with (images, keep), or with (images) alone where keep is None; gives logits, or logits and a loss;
-    images: (B, C, S, S), on the meta
-    device if the model is there, which costs no arithmetic. The counter's rule for a fused kernel's backward adds
-    the recomputation of its forward, and on the CPU older versions of torch count 0 for it: give explicit attention.
-    It is a real step without its update: gradients and statistics of batch norm change.
-    """
-    with FlopCounterMode(display=False) as counter:
-        out = model(images) if keep is None else model(images, keep)
-        loss = sum(part.sum() for part in out) if isinstance(out, tuple) else out.sum()
-    forward = counter.get_total_flops()
-    with FlopCounterMode(display=False) as counter:
-        loss.backward()
-    return Cost(forward // len(images), (forward + counter.get_total_flops()) // len(images))
-
-
-def saved_bytes(network: nn.Module, images: torch.Tensor, keep: Keep | None = None) -> int:
-    """Bytes per image that a forward pass keeps for its backward pass: most of a training step's memory.
-
-    network, images, keep: as of `count`, on a device that computes, since kernels differ in what they keep. Weights are
-    not counted, nor is what lives for a moment only.
-    """
-    kept = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage  # views share one; held, so that no other takes its place
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        network(images) if keep is None else network(images, keep)
-    others = {value.untyped_storage()._cdata for value in (*network.parameters(), *network.buffers(), images)}
-    return sum(storage.nbytes() for place, storage in kept.items() if place not in others) // len(images)
+    whole = cost(vit, num_classes, **details).training
+    return sum(training_costs(vit, num_classes, drop, keeps, sides, **details)), len(keeps) * whole
 
 
 @dataclass(frozen=True)
@@ -194,16 +172,34 @@ def _weights(part: nn.Module | None) -> int:
 
 
 @functools.cache
-def _ends(vit: Sizes, num_classes: int, patches: int) -> _Operations:
+def _ends(vit: Sizes, num_classes: int, patches: int, frozen_blocks: int) -> _Operations:
     """Of what stands before the blocks and after them, where `patches` are left; torch counts them."""
     with torch.device("meta"):
         model = vit.build(num_classes, "explicit").train()
         images = torch.empty(2, vit.in_chans, vit.img_size, vit.img_size)  # batch norm wants several values
-        tokens = torch.empty(2, vit.prefix_tokens + patches, vit.embed_dim, requires_grad=True)
+        tokens = torch.empty(2, vit.prefix_tokens + patches, vit.embed_dim, requires_grad=frozen_blocks < vit.depth)
+    freeze(model, frozen_blocks)
     total = _Operations()
     for part in (count(functools.partial(vit_parts.embed, model), images), count(model.forward_head, tokens)):
         total += _Operations(both=part.training - 2 * part.forward, one=3 * part.forward - part.training)
     return total
+
+
+@functools.cache
+def _averaged_attention(vit: Sizes, block: _BlockSizes, number: int) -> _Operations:
+    """Of a forward pass up to the class token's attention in a block, with all tokens."""
+    with torch.device("meta"):
+        model = vit.build(1, "explicit").train()
+        images = torch.empty(2, vit.in_chans, vit.img_size, vit.img_size)
+    tokens = block.prefix + vit.patch_tokens
+    keys = 2 * tokens * block.width * block.heads_width
+    before = count(functools.partial(vit_parts.embed, model), images).forward + number * _block(block, tokens, tokens)
+    return _Operations(none=before + keys + _query_row(block, tokens))
+
+
+def _query_row(block: _BlockSizes, tokens: int) -> int:
+    """The class token's query and its row of attention to tokens whose keys are there."""
+    return 2 * block.width * block.heads_width + 2 * tokens * block.heads_width
 
 
 def _block(block: _BlockSizes, tokens: int, kept: int, asking: int | None = None) -> int:
@@ -215,8 +211,11 @@ def _block(block: _BlockSizes, tokens: int, kept: int, asking: int | None = None
     return keys_values + queries_out + attention + 2 * kept * block.mlp
 
 
-def _dropping_block(block: _BlockSizes, drop: TokenDrop, patches: int, kept: int) -> _Operations:
-    """A block that keeps `kept` of the patch tokens that reach it: scores, the fate of the others, the block itself."""
+def _dropping_block(block: _BlockSizes, drop: TokenDrop, patches: int, kept: int, learned: bool = True) -> _Operations:
+    """A block that keeps `kept` of the patch tokens that reach it: scores, the fate of the others, the block itself.
+
+    learned: whether something before the block is trained, so that the tokens that reach it want a gradient.
+    """
     width, tokens, left = block.width, block.prefix + patches, block.prefix + kept + (drop.fate == "fuse")
     attends_all = drop.attended == "all"
     if not attends_all:
@@ -225,9 +224,8 @@ def _dropping_block(block: _BlockSizes, drop: TokenDrop, patches: int, kept: int
         both = _block(block, tokens, left, asking=tokens)
     else:
         both = _block(block, tokens, left)
-    # Keys or values of all tokens, where attention has not made them already; the class token's query and its row.
-    projection = 2 * tokens * width * block.heads_width
-    query_row = 2 * width * block.heads_width + 2 * tokens * block.heads_width
+    # Keys or values of all tokens, where attention has not made them already.
+    projection, query_row = 2 * tokens * width * block.heads_width, _query_row(block, tokens)
     one, none = 0, 0
     if drop.score in CLASS_ROW:
         none += query_row + projection * (not attends_all) * (2 if drop.score == "class_attention_value" else 1)
@@ -243,4 +241,6 @@ def _dropping_block(block: _BlockSizes, drop: TokenDrop, patches: int, kept: int
     elif drop.fate == "merge":
         none += 2 * tokens * kept * width
         one += 2 * tokens * (block.prefix + kept) * width
+    if not learned and not attends_all:  # reduced before the block
+        one, none = 0, none + one
     return _Operations(both=both, one=one, none=none)

@@ -5,7 +5,6 @@ import time
 
 from tqdm.auto import tqdm
 
-from ptd_core.cost import cost, run_training_cost, training_costs
 from ptd_core.data.dataset import Dataset
 from ptd_core.machine.device import describe_device, synchronize
 from ptd_core.machine.terminal import printable, say, somebody_watches
@@ -77,11 +76,10 @@ class Estimate:
         self._start: float | None = None
         self._done = False
         recipe = trainer.recipe
-        prices = training_costs(recipe.vit, trainer.classes, recipe.token_drop, recipe.keeps, recipe.sides)
+        prices = recipe.training_costs(trainer.classes)
         self._step = [recipe.batch_size * price for price in prices]  # operations of a step, for each epoch
-        evaluation = (
-            recipe.evaluated_images(len(trainer.train), len(trainer.test)) * cost(recipe.vit, trainer.classes).forward
-        )
+        images = recipe.evaluated_images(len(trainer.train), len(trainer.test))
+        evaluation = images * recipe.cost(trainer.classes).forward
         epochs = [
             trainer.steps_per_epoch * step + trainer.evaluates(epoch) * evaluation
             for epoch, step in enumerate(self._step)
@@ -138,18 +136,18 @@ def describe(trainer: Trainer, dataset: Dataset) -> list[str]:
         f"{recipe.image_size} px, {trainer.classes} classes",
         *(f"data      {note}" for note in dataset.notes),
         f"model     {parameters:,} parameters, {vit.patch_tokens} patch tokens, training "
-        f"{cost(vit, trainer.classes).training / 1e9:.3f} GFLOP an image",
+        f"{recipe.cost(trainer.classes).training / 1e9:.3f} GFLOP an image",
         f"device    {describe_device(trainer.device)}, {trainer.path}",
     ]
     if recipe.chapter == "ptd":
-        with_drop, without = run_training_cost(vit, trainer.classes, recipe.token_drop, recipe.keeps, recipe.sides)
+        with_drop, without = recipe.training_cost(trainer.classes)
         lines.append(
             f"tokens    {recipe.kept_tokens(0)} kept in the first epoch, {recipe.kept_tokens(recipe.epochs - 1)} in "
             f"the last, {_where(recipe)}; predicted from operations: {without / with_drop:.3f}x "
             "faster than with all tokens"
         )
         if not any(recipe.keeps):
-            lines.append("note      the run ends before drop_start: no token is dropped")
+            lines.append("note      with these settings no epoch of the run drops a token")
         elif recipe.drop_shape in ("polynomial", "cosine") and recipe.drop_end >= recipe.epochs:
             lines.append(f"note      the run ends before drop_end = {recipe.drop_end}: drop_final is not reached")
     return lines

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticUndefined
 
+from ptd_core import cost
 from ptd_core.data.augment import Augmentation
 from ptd_core.data.dataset import Dataset
 from ptd_core.data.load import load
@@ -374,14 +375,21 @@ class Recipe(BaseModel):
             refuse(f"{name} drop_shares", "give one factor for each dropping block")
         sizes = stages(self.size_stages)
         sides = [int(side) for side in sizes.values] if sizes else [self.image_size]
+        for side in sizes.values if sizes else ():
+            if side != int(side):
+                refuse("size_stages", f"{side} must be a whole number of pixels")
         for side in sides:
             if side % vit.stride or not 8 <= side <= self.image_size:
                 multiple = "stem_stride" if size == "stem_stride" else f"the {vit.stride} pixels of a patch"
                 refuse(f"size_stages image_size {size}", f"{side} must be a multiple of {multiple} up to image_size")
         tokens = self.grid_at(min(sides)) ** 2
-        for name in ("drop_init", "drop_final"):
-            if DropSchedule.tokens_at_ratio(getattr(self, name), tokens) < 1:
-                refuse(f"{name} image_size {size}", f"of {tokens} patch tokens less than one would be kept")
+        steps = schedule.stages.values if schedule.stages else ()
+        ratios = [("drop_init", self.drop_init), ("drop_final", self.drop_final)]
+        for setting, ratio in [*ratios, *(("drop_stages", 1 - kept) for kept in steps)]:
+            if DropSchedule.tokens_at_ratio(ratio, tokens) < 1:
+                refuse(f"{setting} image_size {size}", f"of {tokens} patch tokens less than one would be kept")
+        if self.chapter == "ptd" and self.drop_multiple > 1 and self.drop_multiple >= tokens:
+            refuse(f"drop_multiple image_size {size}", f"of {tokens} patch tokens none would be dropped")
         if shares or self.drop_method != "token_drop":
             most = max(schedule.ratio(epoch) for epoch in range(self.epochs))
             if shares and max(shares) * most >= 1:
@@ -571,6 +579,22 @@ class Recipe(BaseModel):
     def keeps_weights(self, epochs: int) -> bool:
         """Whether the weights after so many epochs are kept in a file of their own."""
         return epochs == 1 or (self.weights_every > 0 and epochs % self.weights_every == 0)
+
+    def cost(self, classes: int, keep: Keep | None = None) -> cost.Cost:
+        """Operations of one image of image_size, forward and in training, with `keep` patch tokens; None: all."""
+        return cost.cost(self.vit, classes, self.token_drop, keep, **self._cost_details)
+
+    def training_costs(self, classes: int) -> list[int]:
+        """Training operations per image in each epoch."""
+        return cost.training_costs(self.vit, classes, self.token_drop, self.keeps, self.sides, **self._cost_details)
+
+    def training_cost(self, classes: int) -> tuple[int, int]:
+        """Training operations per image summed over epochs: as it is, and with all tokens of whole images."""
+        return cost.run_training_cost(self.vit, classes, self.token_drop, self.keeps, self.sides, **self._cost_details)
+
+    @property
+    def _cost_details(self) -> dict[str, int]:
+        return {"frozen_blocks": self.frozen_blocks, "score_block": self.drop_score_block}
 
     @property
     def chapter(self) -> str:

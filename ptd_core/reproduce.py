@@ -18,8 +18,9 @@ from pathlib import Path
 from ptd_core.errors import PTDError
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.progress import say
+from ptd_core.recipe import Recipe
 from ptd_core.records.finished_runs import RUNS, UNFINISHED
-from ptd_core.records.folders import RunFolder
+from ptd_core.sweep.outcome import finished
 from ptd_core.sweep.plan import Plan, read_plan
 
 RECIPES = {  # run: parameter file and what replaces its parameters
@@ -49,14 +50,16 @@ def main(arguments: list[str] | None = None) -> int:
     end, out = time.monotonic() + 60 * options.minutes, options.out.absolute()  # jobs run in the project's root
     settings = [f"data_dir={options.data_dir}", f"out_dir={out}", *options.overrides]
     bench = out / "runs" / "reproduction_bench"
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end politely: as Ctrl-C does
     try:
         jobs = []
         if not options.no_bench:
             module = ["ptd_core.bench", "--to", str(bench), *options.overrides]
             jobs.append((bench.name, bench_finished(bench), module))
         for name, (file, *changes) in RECIPES.items():
-            module = ["ptd_core", f"parameters/{file}.yaml", *settings, *changes]
-            jobs.append((name, _run_finished(name, str(out)), module))
+            path, values = f"parameters/{file}.yaml", [*settings, *changes]
+            done = finished(Recipe.from_yaml(PROJECT_ROOT / path, values), notebook=False)
+            jobs.append((name, done is not None, ["ptd_core", path, *values]))
         if options.sweep:
             file = PROJECT_ROOT / options.sweep  # itself, if it is absolute
             changes = [text for text in settings if not text.startswith("seed=")]  # it lists its own
@@ -72,16 +75,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # what ran has been stopped
-
-
-def _run_finished(name: str, out: str) -> bool:
-    return RunFolder(name, out).finished is not None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def sweep_finished(plan: Plan) -> bool:
-    """Whether all runs of a sweep are done and its tables written."""
+    """Whether all runs of a sweep are done and its tables written. Raises OutputError as `outcome.finished` does."""
     tables = plan.folder.path
-    return all(_run_finished(run.name, run.recipe.out_dir) for run in plan.runs) and (
+    return all([finished(run.recipe, notebook=False) for run in plan.runs]) and (
         (tables / RUNS).exists() and not (tables / UNFINISHED).exists()
     )
 
@@ -107,13 +108,15 @@ def run_until(command: list[str], end: float) -> int:
     """
     if time.monotonic() >= end:
         return RESUMABLE
-    process = subprocess.Popen(command, cwd=PROJECT_ROOT)
+    # In a session of its own: a terminal's Ctrl-C reaches this command alone, which then asks the job once.
+    process = subprocess.Popen(command, cwd=PROJECT_ROOT, start_new_session=True)
     try:
         return process.wait(None if end == float("inf") else max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.terminate()
         return _stopped(process)
-    except KeyboardInterrupt:  # Ctrl-C: the terminal has sent it to the command as well
+    except KeyboardInterrupt:
+        process.terminate()
         _stopped(process)
         raise
     finally:

@@ -9,7 +9,6 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
-from ptd_core.cost import cost, run_training_cost
 from ptd_core.data.dataset import Dataset
 from ptd_core.errors import OutputError, TrainingError
 from ptd_core.evaluation.model_card import ModelCard
@@ -117,13 +116,13 @@ def load_model(run: str, out_dir: str = "") -> nn.Module:
     """The headline weights of the run of that name, in evaluation mode, on the CPU.
 
     out_dir: the folder that holds the run's runs/; by default the project's own.
-    Raises RecipeError for a name that no run can have, OutputError if the run or its weights are not there or damaged.
+    Raises RecipeError for a name that no run can have, OutputError if the run is not finished or its weights damaged.
     """
     recipe = Recipe.from_values({"run": run, "out_dir": out_dir}, source="load_model")
     folder = RunFolder(run, recipe.out_dir).path
     record = RunRecord.read(folder)
-    if record is None:
-        raise OutputError(f"{folder}: holds no run with a {run_record.FILE}")
+    if record is None or not record.finished:
+        raise OutputError(f"{folder}: holds no run with a {run_record.FILE} that says it is finished")
     return load_weights(folder, record)
 
 
@@ -199,7 +198,7 @@ def _train(
 def _record(trainer: Trainer, records: list[EpochRecord], seconds: float | None = None) -> RunRecord:
     """What run.json holds. seconds: of the call that finished the run; None for a run that is not finished."""
     recipe = trainer.recipe
-    with_drop, without = run_training_cost(recipe.vit, trainer.classes, recipe.token_drop, recipe.keeps, recipe.sides)
+    with_drop, without = recipe.training_cost(trainer.classes)
     return RunRecord(
         run=recipe.run_name,
         chapter=recipe.chapter,
@@ -215,7 +214,7 @@ def _record(trainer: Trainer, records: list[EpochRecord], seconds: float | None 
         made=datetime.now(UTC).strftime("%Y-%m-%d"),
         model=ModelFacts(
             parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
-            training_flops_per_image=cost(recipe.vit, trainer.classes).training,
+            training_flops_per_image=recipe.cost(trainer.classes).training,
             training_flops=with_drop * trainer.steps_per_epoch * recipe.batch_size,
             predicted_speedup=without / with_drop,
         ),

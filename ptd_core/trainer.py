@@ -14,13 +14,14 @@ from ptd_core.machine.fast_path import FastPath, keep_freed_memory
 from ptd_core.machine.randomness import seeded, torch_seed
 from ptd_core.machine.ranks import Ranks
 from ptd_core.recipe import Recipe
+from ptd_core.records.folders import refuse_half_trained
 from ptd_core.records.history import NAN, EpochRecord
 from ptd_core.records.partial_epoch import PartialEpoch
 from ptd_core.schedule import learning_rate
 from ptd_core.step import Preparation, TrainingStep, WarmupEma
 from ptd_core.tokens.given import giver_of
 from ptd_core.vits.fine_tuning import freeze, training_mode
-from ptd_core.vits.weights import begin_with
+from ptd_core.vits.weights import begin_with, find
 
 LOSS_CHECKS_PER_EPOCH = 20  # each waits for the device; between them a step never does
 
@@ -80,6 +81,7 @@ class Trainer:
         if not self.steps_per_epoch:
             raise DataError(f"{len(dataset.train)} training images do not fill one batch of {recipe.batch_size}")
         self.normalise = dataset.normaliser(self.device)
+        refuse_half_trained(find(recipe.weights))
         model = begin_with(build_model(recipe, self.classes, path.attention), recipe.weights, vit.adapted)
         self.model = path.place(ranks.global_batch_norm(model), self.device)
         self.model.set_grad_checkpointing(recipe.checkpoint_activations)

@@ -7,14 +7,18 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ptd_core.cost import cost, count, run_training_cost, saved_bytes
+from ptd_core.cost import cost, run_training_cost
+from ptd_core.machine.counted import count, saved_bytes
 from ptd_core.model import HybridViT, ViTConfig
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
+from ptd_core.rivals.rival import Rival
 from ptd_core.saliency import GIVEN, SCORES
 from ptd_core.token_drop import ATTENDED, TokenDrop, TokenDropViT
 from ptd_core.tokens.fates import FATES
+from ptd_core.tokens.given import AveragedAttention
 from ptd_core.trainer import build_model
+from ptd_core.vits.fine_tuning import freeze
 
 PUBLISHED = {
     "stem_width": 64,
@@ -77,14 +81,24 @@ def policies():
     yield TokenDrop((0, 1), "random", "sample")
 
 
+def with_given(network):
+    """The network, with whoever gives its score if it needs one."""
+
+    def forward(images, keep):
+        if network.drop.score == "averaged_attention":
+            return network(images, keep, AveragedAttention(network.vit, 2)(images))
+        return network(images, keep, torch.empty(4, 64, device="meta") if network.drop.score in GIVEN else None)
+
+    return forward
+
+
 @pytest.mark.parametrize("drop", list(policies()), ids=str)
 def test_every_policy_costs_what_torch_counts(drop):
     vit = ViTConfig(img_size=16, stem_width=8, embed_dim=32, depth=3, num_heads=4)
     with torch.device("meta"):
         network = TokenDropViT(vit.build(7, "explicit").train(), drop)
-    given = torch.empty(4, 64, device="meta") if drop.score in GIVEN else None
     keep = (40, 9)[-len(drop.blocks) :]
-    counted = count(lambda images, keep: network(images, keep, given), torch.empty(4, 3, 16, 16, device="meta"), keep)
+    counted = count(with_given(network), torch.empty(4, 3, 16, 16, device="meta"), keep)
     assert counted == cost(vit, 7, drop, keep)
     assert cost(vit, 7, drop, keep).training < cost(vit, 7).training
 
@@ -167,3 +181,37 @@ def test_what_is_kept_for_the_backward_pass_is_every_part_s_input():
     assert two - one == 4 * tokens * (per_token + 2 * 2 + heads)
     with torch.no_grad():
         assert saved_bytes(mlp, torch.zeros(5, 8)) == 0
+
+
+@pytest.mark.parametrize("frozen", [1, 3])
+@pytest.mark.parametrize("drop", list(policies()), ids=str)
+def test_frozen_blocks_cost_what_torch_counts(drop, frozen):
+    vit, keep = ViTConfig(img_size=16, stem_width=8, embed_dim=32, depth=3, num_heads=4), (40, 9)[-len(drop.blocks) :]
+    with torch.device("meta"):
+        model = vit.build(7, "explicit").train()
+    freeze(model, frozen)
+    images = torch.empty(4, 3, 16, 16, device="meta")
+    counted = count(with_given(TokenDropViT(model, drop)), images, keep)
+    assert counted == cost(vit, 7, drop, keep, frozen_blocks=frozen)
+    assert count(model, images) == cost(vit, 7, frozen_blocks=frozen)
+
+
+def test_a_rival_with_frozen_blocks_costs_less():
+    vit, drop = ViTConfig(img_size=16, stem_width=8, embed_dim=32, depth=3, num_heads=4), Rival("tome", (0,), 3)
+    keep = drop.nearest(40, 64)
+    whole, frozen = (cost(vit, 7, drop, (keep,), frozen_blocks=blocks) for blocks in (0, 3))
+    assert frozen.forward == whole.forward and frozen.forward < frozen.training < 1.01 * whole.forward
+
+
+@pytest.mark.parametrize("block", [0, 2, -1])
+def test_the_averaged_model_is_paid_for_up_to_the_block_that_it_is_asked_in(block):
+    recipe = Recipe(drop_score="averaged_attention", drop_score_block=block, depth=3)
+    vit, keep, images = recipe.vit, (33,), torch.randn(2, 3, recipe.image_size, recipe.image_size)
+    given = TokenDrop((0,), "random")
+    with FlopCounterMode(display=False) as counter:
+        AveragedAttention(vit.build(10, "explicit").eval(), block % 3)(images)
+    asked, without = recipe.cost(10, keep), cost(vit, 10, given, keep)
+    assert asked.forward - without.forward == asked.training - without.training == counter.get_total_flops() // 2
+    assert recipe.cost(10) == cost(vit, 10)
+    ours, whole = recipe.replace(drop_start=0, drop_end=0, drop_final=0.5, epochs=2, warmup_epochs=0).training_cost(10)
+    assert ours == 2 * recipe.cost(10, (vit.patch_tokens // 2,)).training and whole == 2 * cost(vit, 10).training

@@ -21,7 +21,11 @@ def test_what_is_not_there_or_damaged_is_named(tiny, tiny_shapes, tmp_path):
         load_model("nothing", str(tmp_path))
     with pytest.raises(RecipeError, match="load_model: run should match"):
         load_model("../elsewhere", str(tmp_path))
-    execute(tiny(), dataset=tiny_shapes)
+    done = execute(tiny(), dataset=tiny_shapes)
+    done.record.model_copy(update={"finished": False}).write(done.folder)
+    with pytest.raises(OutputError, match=r"holds no run with a run\.json that says it is finished"):
+        load_model("tiny", str(tmp_path))
+    done.record.write(done.folder)
     file = tmp_path / "runs" / "tiny" / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(OutputError, match=r"weights.safetensors: cannot be read as the weights of tiny"):

@@ -74,6 +74,12 @@ def test_forward_intermediates_as_timms(indices, norm, output_fmt, prefix):
     assert len(only) == len(features)
 
 
+def test_features_of_another_image_size_have_its_grid():
+    images = torch.randn(2, 3, 24, 24)
+    _, (feature,) = small().eval().forward_intermediates(images, indices=1)
+    assert feature.shape == (2, 32, 12, 12)
+
+
 def test_it_is_built_on_the_meta_device():
     with torch.device("meta"):
         model = HybridViT(drop_path_rate=0.1)

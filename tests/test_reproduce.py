@@ -1,6 +1,7 @@
 """The reproduction in pieces: it stops when its time is over, goes on, and repeats nothing."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from ptd_core import reproduce
 from ptd_core.bench.sections import SECTIONS
+from ptd_core.run import execute
 
 SMALL = ["dataset=shapes", "image_size=16", "subset=64", "test_subset=20", "stem_width=4", "embed_dim=16", "depth=1",
          "num_heads=2", "batch_size=32", "epochs=2", "warmup_epochs=0", "device=cpu", "precision=fp32"]  # fmt: skip
@@ -119,7 +121,6 @@ def test_ctrl_c_waits_for_what_runs(tmp_path, monkeypatch, capsys):
                 self.asked = True
                 while not file.exists():
                     time.sleep(0.01)
-                self.send_signal(signal.SIGTERM)
                 raise KeyboardInterrupt
             return super().wait(timeout)
 
@@ -128,6 +129,25 @@ def test_ctrl_c_waits_for_what_runs(tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyboardInterrupt):
         reproduce.run_until(command, float("inf"))
     assert "stopped and saved" in capsys.readouterr().out
+
+
+def test_sigterm_is_as_ctrl_c(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def asked(command, end):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(reproduce, "run_until", asked)
+    assert reproduce.main(["nowhere", "--out", str(tmp_path)]) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_finished_trial_of_other_settings_is_not_taken_for_the_run(tmp_path, tiny, tiny_shapes, monkeypatch, capsys):
+    execute(tiny(run="ptd_aug", epochs=1, drop_end=0), dataset=tiny_shapes)
+    monkeypatch.setattr(reproduce, "run_until", lambda command, end: pytest.fail("nothing should start"))
+    assert reproduce.main(["nowhere", "--no-bench", "--out", str(tmp_path)]) == 2
+    assert "ptd_aug: holds a run with another recipe" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ptd_core.chapter.answers import BASE, QUESTIONS, Answer, answer
-from ptd_core.cost import run_training_cost
 from ptd_core.evaluation import table
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
@@ -193,7 +192,7 @@ def _no_records(question: str) -> Found:
 def figures() -> dict[str, float | str]:
     """Numbers of published records that are no sweep's, and of operations, by the names that `Settled` uses."""
     published = Recipe.from_yaml(PROJECT_ROOT / "parameters" / "ptd_aug.yaml")
-    dropped, whole = run_training_cost(published.vit, 100, published.token_drop, published.keeps)
+    dropped, whole = published.training_cost(100)
     steps = {name: _step_at_35(name) for name in ("AMD_EPYC_2_threads", "AMD_EPYC_without_bf16_2_threads")}
     rows = [row for row in table.read(PROJECT_ROOT / "figures" / "object_kept") if row.images == 1000]
 

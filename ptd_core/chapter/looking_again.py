@@ -81,7 +81,7 @@ _ARMS = {"all_tokens": "all tokens", "ptd": "PTD"}
 def _losses(rows: list[table.Row], arm: str, score: str) -> list[float]:
     """What half of the tokens, in the block that drops in training, change against all of them, seed by seed."""
     of_arm = [row for row in rows if row.run.startswith(f"{BASE}{arm}_seed")]
-    whole = {row.seed: row for row in of_arm if row.predicted == 1}  # as many operations as with all tokens
+    whole = {row.seed: row for row in of_arm if row.whole}
     here = [row for row in of_arm if (row.method, row.score, row.blocks) == ("token_drop", score, str(_BLOCK))]
     half = {row.seed: row for row in here if row.seed in whole and 2 * row.kept == whole[row.seed].kept}
     return [half[seed].accuracy - whole[seed].accuracy for seed in sorted(half)]

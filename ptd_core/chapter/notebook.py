@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from ptd_core.chapter.claims import claims_markdown
 from ptd_core.chapter.given import maps_of
 from ptd_core.chapter.namespace import names, read_recipe
+from ptd_core.evaluation.token_maps import has_class_token
 from ptd_core.progress import duration
 from ptd_core.run import Run
 from ptd_core.saliency import object_coverage
@@ -18,6 +19,7 @@ from ptd_core.views.maps import coverage_figure, saliency_figure
 from ptd_core.views.style import save_figure
 
 __all__ = [
+    "by_attention",
     "claims",
     "coverage",
     "names",
@@ -133,13 +135,18 @@ def coverage(run: Run, count: int = 1000) -> Figure | Markdown:
     return figure
 
 
+def by_attention(run: Run, block: int) -> TokenDrop:
+    """A policy to look by: what the class token attends to most in a block; where there is none, all patch tokens."""
+    return TokenDrop((block,), "class_attention" if has_class_token(run.model) else "attention_received")
+
+
 def _own_policy(run: Run) -> tuple[TokenDrop, Keep | None]:
-    """The run's, with what its last epoch that drops keeps; class attention instead for a method without scores."""
+    """The run's, with what its last epoch that drops keeps; by attention for a method without scores."""
     dropping = Dropping.of(run.recipe)
     keep = dropping.keep_at(dropping.ratio)
     if dropping.own:
         return dropping.own, keep
-    return TokenDrop(run.recipe.token_drop.blocks[-1:]), keep and keep[-1:]
+    return by_attention(run, run.recipe.token_drop.blocks[-1]), keep and keep[-1:]
 
 
 def claims() -> Markdown:

@@ -15,12 +15,12 @@ from PIL import Image
 from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.chapter.decision import ALL, EQUAL_TIME, FEWER, Trained
 from ptd_core.chapter.notebook import table
-from ptd_core.cost import cost, run_training_cost, saved_bytes
 from ptd_core.data.dataset import Dataset, Split, chunks_of
 from ptd_core.data.shapes import load_shapes
 from ptd_core.errors import RecipeError
 from ptd_core.evaluation.policies import NO_DROP
 from ptd_core.machine.clock import interleave
+from ptd_core.machine.counted import saved_bytes
 from ptd_core.paths import resolve_data_dir
 from ptd_core.progress import duration
 from ptd_core.recipe import Recipe
@@ -28,11 +28,10 @@ from ptd_core.records.cells import Cell
 from ptd_core.records.files import make_folder
 from ptd_core.records.finished_runs import FinishedRun
 from ptd_core.records.folders import RunFolder
-from ptd_core.records.statistics import T975
 from ptd_core.run import Run, execute
+from ptd_core.vits.fine_tuning import freeze
 
 EXAMPLE = "data/shapes_as_images"  # the folder that the chapter makes where the reader has named none
-MOST_SEEDS = len(T975) + 1
 ROUNDED = 0.05  # share of its time by which a control's whole epochs may miss it without a word
 _ALL_TOKENS = NO_DROP | {"size_stages": ""}
 
@@ -116,7 +115,7 @@ def predicted(found: dict[str, Recipe], classes: int) -> Markdown:
     """What operations say of each policy: the whole training against one with all tokens."""
     rows = []
     for name, recipe in found.items():
-        ours, whole = run_training_cost(recipe.vit, classes, recipe.token_drop, recipe.keeps, recipe.sides)
+        ours, whole = recipe.training_cost(classes)
         fewest = min(recipe.kept_tokens(epoch) for epoch in range(recipe.epochs))
         rows.append([name, f"{fewest} of {recipe.vit.patch_tokens}", f"{ours / whole:.3f}", f"{whole / ours:.3f}x"])
     return table(["policy", "fewest tokens kept", "operations of the training", "faster by"], rows)
@@ -125,12 +124,13 @@ def predicted(found: dict[str, Recipe], classes: int) -> Markdown:
 def facts(recipe: Recipe, classes: int) -> Markdown:
     """Size of the model, and what a training step on one image costs."""
     model, images = recipe.vit.build(classes), torch.zeros(2, 3, recipe.image_size, recipe.image_size)
+    freeze(model, recipe.frozen_blocks)
     rows = {
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         "blocks": recipe.vit.depth,
         "patch tokens of an image": recipe.vit.patch_tokens,
         "prefix tokens (class, distillation, registers)": recipe.vit.prefix_tokens,
-        "operations of training, an image": f"{cost(recipe.vit, classes).training / 1e9:.3f} GFLOP",
+        "operations of training, an image": f"{recipe.cost(classes).training / 1e9:.3f} GFLOP",
         "memory for the backward pass, an image": f"{saved_bytes(model.train(), images) / 1e6:.1f} MB (fp32)",
     }
     return table([recipe.model, ""], list(rows.items()))
@@ -156,7 +156,7 @@ def measured(found: dict[str, Recipe], rounds: int = 3) -> Measured:
     whole, costs = None, {}
     for name, recipe in found.items():
         if recipe.size_stages:
-            ours, all_of_them = run_training_cost(recipe.vit, CLASSES, recipe.token_drop, recipe.keeps, recipe.sides)
+            ours, all_of_them = recipe.training_cost(CLASSES)
             costs[name] = ours / all_of_them
             continue
         # Beside all tokens and no other policy: that many models and optimizers would not fit on a small card.
@@ -194,7 +194,7 @@ def planned(compared: dict[str, Recipe], repeats: tuple[int, ...], steps: Measur
     rows, total, epochs = [], 0.0, compared[FEWER].epochs
     for name, recipe in compared.items():
         step = steps.step_seconds * (steps.shares["yours"] if name == FEWER else 1.0)
-        price = cost(recipe.vit, len(data.classes))
+        price = recipe.cost(len(data.classes))
         evaluation = steps.step_seconds / recipe.batch_size * price.forward / price.training
         images = recipe.evaluated_images(len(data.train), len(data.test))
         evaluations = -(-recipe.epochs // recipe.eval_every)
@@ -217,16 +217,15 @@ def planned(compared: dict[str, Recipe], repeats: tuple[int, ...], steps: Measur
 def trained(compared: dict[str, Recipe], seeds: tuple[int, ...]) -> Trained:
     """Every arm with every seed, seed by seed; finished runs are not repeated. Says how long the others will take.
 
-    Raises RecipeError unless there are 1 to 20 different seeds.
+    Raises RecipeError unless there is a seed, and all differ.
     """
-    if not 1 <= len(set(seeds)) == len(seeds) <= MOST_SEEDS:
-        raise RecipeError(f"repeats = {seeds}: 1 to {MOST_SEEDS} different seeds can be compared")
+    if not 1 <= len(set(seeds)) == len(seeds):
+        raise RecipeError(f"repeats = {seeds}: at least one seed is needed, and all must differ")
     runs: dict[str, list[Run]] = {name: [] for name in compared}
     data = next(iter(compared.values())).load_dataset()
     todo = [(seed, name) for seed in seeds for name in compared]
     price = {  # operations of a training, for the time that is left
-        name: run_training_cost(one.vit, len(data.classes), one.token_drop, one.keeps, one.sides)[0]
-        for name, one in compared.items()
+        name: one.training_cost(len(data.classes))[0] for name, one in compared.items()
     }
     runs_of = {
         (seed, name): compared[name].replace(run=f"{compared[name].run_name}_seed{seed}", seed=seed)

@@ -25,7 +25,6 @@ from ptd_core.run import load_weights
 from ptd_core.schedule import DropSchedule
 from ptd_core.trainer import build_model
 from ptd_core.views.feedback import feedback_figure
-from ptd_core.vits.weights import begin_with
 
 KEEP = 0.65  # the published curriculum's last share
 IMAGES = 1000
@@ -49,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(
     folders: list[Path], settings: list[str], keep: float = KEEP, blocks: str = "", images: int = IMAGES
 ) -> list[Row]:
-    """Rows of finished runs: one a run, block and epoch after which its weights were kept, and one before training.
+    """Rows of finished runs: one a run, block and epoch after which its weights were kept, and one before training,
+    but for runs that began with a file of weights, which is not here.
 
     settings: name=value texts of this machine. keep: share of the patch tokens. blocks: numbers joined by commas; "":
     the first and the last. images: of the test set; 0: all. Raises RecipeError, DataError, DeviceError or OutputError;
@@ -58,23 +58,21 @@ def measure(
     if unknown := [text for text in settings if text.partition("=")[0] not in HERE]:
         raise RecipeError(f"command line: {unknown[0]!r}: only {', '.join(HERE)} are settings here")
     runs = trained_runs(folders, settings)
-    asked = [(_blocks(blocks, run), _epochs(run)) for run in runs]
+    asked = [(_kept(keep, run), _blocks(blocks, run), _epochs(run)) for run in runs]
     rows = []
-    for (run, data), (blocks_of_run, epochs) in zip(with_data(runs), asked):
-        rows += _rows(run, data, keep, blocks_of_run, epochs, images)
+    for (run, data), (kept, blocks_of_run, epochs) in zip(with_data(runs), asked):
+        rows += _rows(run, data, kept, blocks_of_run, epochs, images)
     return rows
 
 
-def _rows(run: TrainedRun, data: Dataset, keep: float, blocks: list[int], epochs: list[int], images: int) -> list[Row]:
+def _rows(run: TrainedRun, data: Dataset, kept: int, blocks: list[int], epochs: list[int], images: int) -> list[Row]:
     device = resolve_device(run.recipe.device)
     test, normalise = (data.test.part(images) if images else data.test).to(device), data.normaliser(device)
-    start = build_model(run.recipe, len(data.classes))
-    begin_with(start, run.recipe.weights, run.recipe.vit.adapted)
+    start = {} if run.recipe.weights else {0: build_model(run.recipe, len(data.classes))}
     last = epochs[-1]
-    models = {0: start, **{epoch: load_weights(run.folder, run.record, epoch) for epoch in epochs[:-1]}}
+    models = {**start, **{epoch: load_weights(run.folder, run.record, epoch) for epoch in epochs[:-1]}}
     models[last] = load_weights(run.folder, run.record)
     tokens, about, batch = run.recipe.vit.patch_tokens, stamp(device), run.recipe.eval_batch_size
-    kept = DropSchedule.tokens_at_ratio(1 - keep, tokens)
     rows = []
     for block in blocks:
         try:
@@ -90,6 +88,16 @@ def _rows(run: TrainedRun, data: Dataset, keep: float, blocks: list[int], epochs
                 )
             )  # fmt: skip
     return rows
+
+
+def _kept(share: float, run: TrainedRun) -> int:
+    tokens = run.recipe.vit.patch_tokens
+    kept = DropSchedule.tokens_at_ratio(1 - share, tokens)
+    if not 1 <= kept < tokens:
+        raise RecipeError(
+            f"--keep {share}: is {kept} of the {tokens} patch tokens of {run.record.run}; name some of them"
+        )
+    return kept
 
 
 def _blocks(text: str, run: TrainedRun) -> list[int]:

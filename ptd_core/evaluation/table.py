@@ -15,9 +15,10 @@ class Row:
     """One run evaluated in one way. What is not known is NaN.
 
     cell: the name that runs share which differ in their seed only. method, score, choice, fate, attended, blocks: the
-    policy, empty where the method has its own. kept: patch tokens that its last dropping block keeps. accuracy in
-    percent, loss in nats, object_kept a share, as in `Outcome`. images_per_second: of forward passes, on `device`.
-    faster, predicted: how many times faster than with all tokens, as measured and by operations alone.
+    policy, empty where the method has its own; score and fate with the block that they were given, if any. kept:
+    patch tokens that its last dropping block keeps. accuracy in percent, loss in nats, object_kept a share, as in
+    `Outcome`. images_per_second: of forward passes, on `device`. faster, predicted: how many times faster than with
+    all tokens, as measured and by operations alone.
     """
 
     run: str
@@ -45,6 +46,11 @@ class Row:
     @property
     def policy(self) -> tuple[str, ...]:
         return self.method, self.score, self.choice, self.fate, self.attended, self.blocks
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was dropped: then every policy is the same."""
+        return self.predicted == 1
 
 
 def write(rows: list[Row], folder: Path) -> None:
@@ -88,13 +94,13 @@ def markdown(rows: list[Row]) -> str:
         [row.images_per_second for row in rows], [row.object_kept for row in rows]))  # fmt: skip
     shown = [True, True, True, True, known, timed, timed, True]
     several = len({row.cell for row in rows}) > 1
-    most, whole = max(row.kept for row in rows), set()
+    whole = set()
     table = [head, ["---"] * len(head)]
     for line, groups in lines(rows).items():
         for group in groups:
             first, name = group[0], called[line]
             covered = [100 * row.object_kept for row in group]
-            if first.kept == most:  # with all tokens every policy is the same
+            if first.whole:
                 if first.cell in whole:
                     continue
                 whole.add(first.cell)

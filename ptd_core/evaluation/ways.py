@@ -6,7 +6,6 @@ import math
 import torch
 from torch import nn
 
-from ptd_core.cost import cost
 from ptd_core.data.dataset import Dataset, Split
 from ptd_core.evaluation.accuracy import evaluating
 from ptd_core.evaluation.fewer_tokens import Normalise, Outcome, Reduced, evaluate
@@ -47,7 +46,7 @@ def rows_of(
     batch = test.part(recipe.batch_size)
     times = _times(vit, reduced, ways, batch, normalise, path.precision, rounds) if rounds else {}
     about = stamp(device)
-    whole = cost(recipe.vit, len(dataset.classes)).forward
+    whole = recipe.cost(len(dataset.classes)).forward
     return [
         {
             **_names(point.policy),
@@ -56,7 +55,7 @@ def rows_of(
             **vars(outcomes[_case(point)]),
             "images_per_second": len(batch) / times[_case(point)].median if times else math.nan,
             "faster": times[WHOLE].over(times[_case(point)]) if times else math.nan,
-            "predicted": whole / cost(recipe.vit, len(dataset.classes), point.policy.token_drop, point.keep).forward,
+            "predicted": whole / point.policy.cost(len(dataset.classes), point.keep).forward,
             "precision": path.precision,
             "device": about["device"],
             "torch": about["versions"]["torch"],
@@ -103,4 +102,8 @@ def _names(policy: Recipe) -> dict[str, str]:
     own = policy.drop_method == "token_drop"
     blocks = ", ".join(map(str, drop.blocks)) if own else ""
     named = {name: getattr(policy, f"drop_{name}") if own else "" for name in ("score", "choice", "fate", "attended")}
+    if policy.drop_score_block != -1:  # two policies that differ in this alone are two
+        named["score"] += f" of block {policy.drop_score_block}"
+    if policy.drop_until != -1:
+        named["fate"] += f" until block {policy.drop_until}"
     return {"method": policy.drop_method, **named, "blocks": blocks}

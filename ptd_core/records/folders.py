@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ptd_core.errors import OutputError
+from ptd_core.errors import OutputError, RecipeError
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.files import remove_leftovers, write_atomically
@@ -93,6 +93,19 @@ class RunFolder:
             remove_leftovers(folder)
         except OSError as error:
             raise _cannot_write(folder, error) from None
+
+
+def refuse_half_trained(weights: Path) -> None:
+    """Raises RecipeError if a file holds the weights of a run that is under way or was stopped: they are saved on the
+    way, and what begins with them would not be what it says."""
+    files = Checkpoints(weights.parent)
+    if weights.name == files.weights.name and files.present:
+        record = RunRecord.read(weights.parent)
+        if record is None or not record.finished:
+            raise RecipeError(
+                f"weights = {str(weights)!r}: are of a run that is not finished; train it to its end first, or begin "
+                "with a copy of the file elsewhere"
+            )
 
 
 def _make(folder: Path) -> None:

@@ -11,6 +11,8 @@ _LISTED = 6  # values up to which all resamples are: 6 ** 6 = 46,656
 T975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
         2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930)  # fmt: skip
 
+Z975 = statistics.NormalDist().inv_cdf(0.975)
+
 Interval = tuple[float, float]
 
 
@@ -45,19 +47,29 @@ def bootstrap_interval(values: list[float]) -> Interval:
 def t_interval(values: list[float]) -> Interval:
     """95 % interval of the mean by Student's t: right for few values if they are normal.
 
-    Raises ValueError for fewer than 2 or more than 20 values.
+    Raises ValueError for fewer than two values.
     """
     _refuse_few(values)
-    if len(values) > len(T975) + 1:
-        raise ValueError(f"t is known for 2 to {len(T975) + 1} values; got {len(values)}")
     mean, sd = mean_and_sd(values)
     half = half_width(sd, len(values))
     return mean - half, mean + half
 
 
 def half_width(sd: float, count: int) -> float:
-    """Half of that interval, of 2 to 20 values with this sample standard deviation."""
-    return T975[count - 2] * sd / count**0.5
+    """Half of that interval, of at least two values with this sample standard deviation."""
+    return t975(count - 1) * sd / count**0.5
+
+
+def t975(freedom: int) -> float:
+    """97.5 % quantile of Student's t for so many degrees of freedom.
+
+    Beyond the table by the first terms of its expansion around the normal quantile (Abramowitz and Stegun 1964,
+    26.7.5), which are right to 0.0001 there.
+    """
+    if freedom <= len(T975):
+        return T975[freedom - 1]
+    z = Z975
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def points(values: list[float], interval: str = "") -> str:

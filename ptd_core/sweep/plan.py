@@ -17,7 +17,8 @@ can be what these begin with, seed by seed.
 
 A run is named after its base, its arm, its values of the factors and its seed:
 ptd_small_drop_final0.2_drop_block0_seed1. Arms of one name and content in two sweep files over one base are one run.
-Names that would be too long for a folder are cut, and end in a hash of the whole.
+What no name can have is a hyphen there: a drop_blocks of "0, 2" is drop_blocks0-2. Names that would be too long for a
+folder are cut, and end in a hash of the whole.
 """
 
 import hashlib
@@ -31,10 +32,12 @@ from typing import Any
 from ptd_core.errors import SweepError
 from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoints
-from ptd_core.records.folders import LONGEST, NAME, RunFolder
+from ptd_core.records.folders import LONGEST, NAME, RunFolder, refuse_half_trained
 from ptd_core.records.run_record import FILE
 from ptd_core.sweep.file import read_file
 from ptd_core.vits.weights import find
+
+_NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")  # what NAME does not allow
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,8 @@ def _planned(
     )
     stem = base_recipe.run or base_path.stem
     levels = {name: getattr(recipe, name) for name in levels}  # as checked: 0 has become 0.0
-    cell = _fitting(
-        "_".join([stem, *filter(None, [arm]), *(f"{name}{value}" for name, value in levels.items())]), reserved
-    )
+    parts = [stem, *filter(None, [arm]), *(_NO_NAME.sub("-", f"{name}{value}") for name, value in levels.items())]
+    cell = _fitting("_".join(parts), reserved)
     return PlannedRun(cell, levels, _placed(path, {**recipe.model_dump(), "run": f"{cell}_seed{seed}"}))
 
 
@@ -166,6 +168,7 @@ def _placed(path: Path, values: dict[str, Any]) -> Recipe:
     if data_dir.exists():  # else each worker looks for it from its own project root
         values["data_dir"] = str(data_dir.absolute())
     weights = find(values["weights"])
+    refuse_half_trained(weights)
     if weights.is_file():
         values["weights"] = str(weights.absolute())
     return Recipe.from_values(values, source=f"{path}: the run {values['run']}")

@@ -8,6 +8,7 @@ from ptd_core.records.history import EpochRecord
 from ptd_core.records.run_record import Results
 from ptd_core.sweep.plan import Plan, PlannedRun
 
+_DATA = ("dataset", "label_column", "image_size", "subset", "test_subset")  # decide, with data_dir, what is seen
 Row = tuple[FinishedRun, list[EpochRecord]]  # of the tables: a run, and its epochs
 
 
@@ -60,7 +61,7 @@ def refuse_other_images(plan: Plan, rows: dict[str, Row]) -> None:
         run, _ = rows.get(planned.name, (None, []))
         if run is None or not run.data:
             continue
-        settings = tuple(getattr(planned.recipe, name) for name in ("dataset", "image_size", "subset", "test_subset"))
+        settings = tuple(getattr(planned.recipe, name) for name in _DATA)
         earlier = first.setdefault(settings, run)
         if run.data != earlier.data:
             raise OutputError(

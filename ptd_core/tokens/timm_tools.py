@@ -3,12 +3,14 @@
 Shapes: B batch, C channels, S pixels a side, P prefix tokens, N patch tokens, G of them a side, E embedding.
 """
 
+import math
+
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 
 class TimmTools:
-    """For a ViT with `embed`, `blocks`, `norm`, `head`, `grid_size` and a class token."""
+    """For a ViT with `embed`, `blocks`, `norm`, `head` and a class token."""
 
     grad_checkpointing = False
 
@@ -52,6 +54,6 @@ class TimmTools:
                 y = self.norm(x) if norm else x
                 patches = y[:, 1:]
                 if output_fmt == "NCHW":
-                    patches = patches.transpose(1, 2).unflatten(2, (self.grid_size, -1)).contiguous()
+                    patches = patches.transpose(1, 2).unflatten(2, (math.isqrt(patches.shape[1]), -1)).contiguous()
                 features.append((patches, y[:, :1]) if return_prefix_tokens else patches)
         return features if intermediates_only else (self.norm(x), features)

@@ -12,7 +12,6 @@ import numpy as np
 import yaml
 from torch import Tensor, nn
 
-from ptd_core.cost import Sizes, cost
 from ptd_core.data.dataset import Split
 from ptd_core.evaluation.token_maps import comparable_scores, grid_of, has_class_token
 from ptd_core.recipe import Recipe
@@ -58,8 +57,8 @@ def schedule_page(recipe: Recipe, num_classes: int) -> str:
         "patchTokens": vit.patch_tokens,
         "maxRatio": _max_ratio(vit.patch_tokens),
         "maxEpochs": max(2 * recipe.epochs, recipe.drop_end),
-        "costOfAll": cost(vit, num_classes).training,
-        "costs": [cost_of_kept(vit, num_classes, block, recipe.drop_score) for block in range(vit.depth)],
+        "costOfAll": recipe.cost(num_classes).training,
+        "costs": [cost_of_kept(recipe, num_classes, block) for block in range(vit.depth)],
         "published": PUBLISHED,
     }
     return _page("Schedule explorer", "scheduleExplorer", data, ["schedule.js", "schedule_explorer.js"])
@@ -73,15 +72,16 @@ def _has_class_token(recipe: Recipe) -> bool:
     return True
 
 
-def cost_of_kept(vit: Sizes, num_classes: int, block: int, score: str = "class_attention") -> tuple[int, int, int]:
+def cost_of_kept(recipe: Recipe, num_classes: int, block: int) -> tuple[int, int, int]:
     """(a, b, c) of the training operations per image a + b k + c k^2, when `block` keeps k < N patch tokens.
 
     The block that drops works linearly in k and attention in later blocks quadratically, so three values give the
     rest, and a page needs no table for each number of tokens. With one patch token nothing can be dropped: all 0.
     """
-    if vit.patch_tokens == 1:
+    if recipe.vit.patch_tokens == 1:
         return 0, 0, 0
-    one, two, three = (cost(vit, num_classes, TokenDrop((block,), score), (keep,)).training for keep in (1, 2, 3))
+    there = recipe.replace(drop_block=block)
+    one, two, three = (there.cost(num_classes, (keep,)).training for keep in (1, 2, 3))
     quadratic = (one - 2 * two + three) // 2
     linear = two - one - 3 * quadratic
     return one - linear - quadratic, linear, quadratic

@@ -20,9 +20,8 @@ def fewer_tokens_figure(rows: list[Row]) -> Figure:
     A panel is left out where nothing is known. Where only one number of tokens is fewer than all, blocks take their
     place on the axis.
     """
-    most = max(row.kept for row in rows)
     blocks = {row.blocks for row in rows if row.blocks.isdecimal()}
-    by_block = len(blocks) > 1 and len({row.kept for row in rows if row.kept < most}) == 1
+    by_block = len(blocks) > 1 and len({row.kept for row in rows if not row.whole}) == 1
     panels = [
         ("accuracy", "test accuracy (%)"),
         ("object_kept", "object under kept tokens (%)"),
@@ -55,17 +54,16 @@ def _by_kept(axes: Axes, rows: list[Row], value: str) -> None:
 
 def _by_block(axes: Axes, rows: list[Row], value: str) -> None:
     """One line for each way of evaluating that differs in its block only; all tokens are a line across."""
-    most = max(row.kept for row in rows)
     lines: dict[tuple, dict[int, list[Row]]] = {}
     for row in rows:
-        if row.kept < most:
+        if not row.whole:
             of_block = lines.setdefault((row.cell, *row.policy[:-1]), {})
             of_block.setdefault(int(row.blocks) if row.blocks.isdecimal() else -1, []).append(row)
     called = table.names([dataclasses.replace(row, blocks="") for row in rows])
     for number, ((cell, *policy), of_block) in enumerate(lines.items()):
         _line(axes, number, called[cell, (*policy, "")], sorted(of_block.items()), value)
     axes.set_xticks(sorted({int(row.blocks) for row in rows if row.blocks.isdecimal()}))
-    whole = [getattr(row, value) for row in rows if row.kept == most]
+    whole = [getattr(row, value) for row in rows if row.whole]
     if whole and value == "accuracy":
         axes.axhline(mean_and_sd(whole)[0], color=GREY, linestyle="-.", label="all tokens")
 

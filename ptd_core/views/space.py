@@ -152,12 +152,12 @@ def cost_figure(methods: dict[str, Recipe], classes: int, keeps: Keeps) -> Figur
     figure = new_figure(size=(7.4, 4.2))
     axes = figure.subplots()
     for number, (name, recipe) in enumerate(methods.items()):
-        vit, points = recipe.vit, {}
-        whole = cost(vit, classes).training
+        tokens, points = recipe.vit.patch_tokens, {}
+        whole = recipe.cost(classes).training
         for share in (0.9, 0.75, 0.6, 0.5):
             keep = keeps(recipe, share)
-            part = cost(vit, classes, recipe.token_drop, keep).training
-            points[100 * (keep[-1] if keep else vit.patch_tokens) / vit.patch_tokens] = 100 * part / whole
+            part = recipe.cost(classes, keep).training
+            points[100 * (keep[-1] if keep else tokens) / tokens] = 100 * part / whole
         colour, marker = look(number)
         style = "--" if isinstance(recipe.token_drop, Rival) else "-"
         axes.plot(points.keys(), points.values(), style, color=colour, marker=marker, fillstyle="none",
@@ -174,8 +174,7 @@ def axis_rows(methods: dict[str, Recipe], classes: int, keeps: Keeps) -> list[li
     would gain in a training step, predicted from operations."""
     rows = []
     for name, recipe in methods.items():
-        vit, drop = recipe.vit, recipe.token_drop
-        gain = cost(vit, classes).training / cost(vit, classes, drop, keeps(recipe, 0.5)).training
-        blocks = "all blocks" if recipe.drop_method == "tome" else blocks_name(drop.blocks)
+        gain = recipe.cost(classes).training / recipe.cost(classes, keeps(recipe, 0.5)).training
+        blocks = "all blocks" if recipe.drop_method == "tome" else blocks_name(recipe.token_drop.blocks)
         rows.append([method_name(name), *traits(recipe).values(), blocks, f"{gain:.3f}x"])
     return rows

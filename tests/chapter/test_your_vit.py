@@ -12,7 +12,6 @@ import torch
 
 from ptd_core.chapter import decision, your_vit
 from ptd_core.chapter.decision import ALL, EQUAL_TIME, FEWER, Trained, learnt_above
-from ptd_core.cost import cost, run_training_cost
 from ptd_core.data.dataset import Dataset, Split
 from ptd_core.data.load import load
 from ptd_core.data.shapes import load_shapes
@@ -78,7 +77,7 @@ def test_candidates_differ_and_say_which_are_left_out(recipe, capsys):
     assert set(your_vit.candidates(blind)) == set(found) - {"fused into one"}
     assert "left out: fused into one (" in capsys.readouterr().out
     text = your_vit.predicted({"yours": recipe}, 10).data
-    ours, whole = run_training_cost(recipe.vit, 10, recipe.token_drop, recipe.keeps)
+    ours, whole = recipe.training_cost(10)
     assert f"| yours | 8 of 16 | {ours / whole:.3f} | {whole / ours:.3f}x |" in text
 
 
@@ -97,7 +96,7 @@ def test_measured_time_is_weighted_by_epochs(recipe, monkeypatch, capsys):
     assert steps.step_seconds == 2.0
     assert asked == [set(seconds)] * 2  # one policy at a time beside all tokens
     assert steps.shares["yours"] == steps.shares["other"] == pytest.approx((2 * 0.4 + 0.7 + 1) / 4)
-    ours, whole = run_training_cost(sizes.vit, 100, sizes.token_drop, sizes.keeps, sizes.sides)
+    ours, whole = sizes.training_cost(100)
     assert steps.shares["sizes"] == ours / whole
     table = steps.table.data
     assert "| yours | 0.625 | 1.600x | measured |" in table and "| operations |" in table
@@ -128,7 +127,7 @@ def test_what_is_planned_adds_up(recipe, capsys):
     data = Dataset("d", split, Split(images[:60], labels[:60]), tuple("abcdefghij"), (0.5,) * 3, (0.2,) * 3)
     arms = your_vit.arms(recipe.replace(epochs=20, eval_every=6), 0.7)
     text = your_vit.planned(arms, (0, 1), your_vit.Measured(2.0, {"yours": 0.7}, None), data).data
-    price = cost(recipe.vit, 10)
+    price = recipe.cost(10)
     evaluation = 2.0 / 32 * (3 * 60) * price.forward / price.training  # twice the test images, and as many of training
     seconds = {ALL: 200 + 4 * evaluation, FEWER: 140 + 4 * evaluation, EQUAL_TIME: 140 + 3 * evaluation}
     for name, epochs in ((ALL, 20), (FEWER, 20), (EQUAL_TIME, 14)):
@@ -145,7 +144,7 @@ def test_what_is_planned_adds_up(recipe, capsys):
 def test_trainings_are_counted_and_timed(recipe, monkeypatch, capsys):
     """All tokens take 8 s, of three times as many operations as the others have together."""
     arms = your_vit.arms(recipe, 0.5)
-    monkeypatch.setattr(your_vit, "run_training_cost", lambda vit, classes, drop, keeps, sides: (600 // len(keeps), 0))
+    monkeypatch.setattr(Recipe, "training_cost", lambda self, classes: (600 // self.epochs, 0))
     monkeypatch.setattr(your_vit, "execute", lambda one, dataset: SimpleNamespace(
         record=SimpleNamespace(times=SimpleNamespace(train_seconds=6.0, eval_seconds=2.0))))  # fmt: skip
     monkeypatch.setattr(your_vit, "FinishedRun", SimpleNamespace(of=lambda record, name: record))
@@ -169,7 +168,7 @@ def test_finished_trainings_leave_no_time(recipe, monkeypatch, capsys):
             record=SimpleNamespace(times=SimpleNamespace(train_seconds=8.0, eval_seconds=0.0)))
     )  # fmt: skip
     monkeypatch.setattr(your_vit, "FinishedRun", SimpleNamespace(of=lambda record, name: record))
-    monkeypatch.setattr(your_vit, "run_training_cost", lambda *_: (1, 0))
+    monkeypatch.setattr(Recipe, "training_cost", lambda *_: (1, 0))
     arms = your_vit.arms(recipe, 0.5)
     for arm in (ALL, FEWER):
         execute(arms[arm].replace(run=f"{arms[arm].run_name}_seed7", seed=7))
@@ -182,9 +181,9 @@ def test_finished_trainings_leave_no_time(recipe, monkeypatch, capsys):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("repeats", [(), (0, 0), tuple(range(21))])
+@pytest.mark.parametrize("repeats", [(), (0, 0)])
 def test_seeds_without_an_interval_are_refused_before_training(recipe, repeats):
-    with pytest.raises(RecipeError, match="1 to 20 different seeds"):
+    with pytest.raises(RecipeError, match="all must differ"):
         your_vit.trained(your_vit.arms(recipe, 0.5), repeats)
 
 

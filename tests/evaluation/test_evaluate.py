@@ -100,6 +100,22 @@ def test_the_picture_has_every_run_as_a_point_and_blocks_where_they_are_compared
     assert figure.axes[-1].get_xlabel() == "block that drops tokens" and list(figure.axes[0].get_xticks()) == [0, 1]
 
 
+def test_ways_stay_apart_where_no_row_has_all_tokens(runs):
+    rows = evaluate_runs(runs[0][:1], ["keep=.5", "drop_score=class_attention,random"])
+    lines = table.markdown(rows).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| class_attention", "| random"]
+    (panel, _) = fewer_tokens_figure(evaluate_runs(runs[0][:1], ["keep=.5", "drop_block=0,1"])).axes
+    assert [list(line.get_xdata()) for line in panel.lines if line.get_linestyle() != "None"] == [[0, 1]]
+
+
+def test_ways_that_differ_in_another_block_are_no_seeds_of_one(runs):
+    rows = evaluate_runs(runs[0][:1], ["keep=.5", "drop_fate=bypass", "drop_until=1,2"])
+    assert [row.fate for row in rows] == ["bypass until block 1", "bypass until block 2"]
+    rows = evaluate_runs(runs[0][:1], ["keep=.5", "drop_score=averaged_attention", "drop_score_block=0,1"])
+    assert list(table.names(rows).values()) == ["averaged_attention of block 0", "averaged_attention of block 1"]
+    assert [len(groups) for groups in table.lines(rows).values()] == [1, 1]
+
+
 def test_names_say_what_differs(runs):
     row = evaluate_runs(runs[0][:1], ["keep=.5"])[0]
     other = dataclasses.replace(row, fate="fuse", blocks="1")

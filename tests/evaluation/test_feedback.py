@@ -126,12 +126,22 @@ def test_the_command_writes_a_table_that_reads_back_and_a_picture(trained, tmp_p
     assert capsys.readouterr().out.count("\n") > 8
 
 
+def test_what_began_with_a_file_is_measured_from_its_first_epoch_on(trained, tiny, tiny_shapes):
+    weights = str(trained[0].folder / "weights.safetensors")
+    tuned = execute(tiny(**SETTINGS, run="tuned", weights=weights), Lines(), dataset=tiny_shapes)
+    rows = command.measure([tuned.folder], [], 0.5, "1", 20)
+    assert [row.epoch for row in rows] == [1, 2, 3, 4] and math.isnan(rows[0].changed) and rows[1].changed >= 0
+
+
 def test_what_cannot_be_measured_is_refused_in_a_sentence(trained, tiny, tiny_shapes):
     folder = trained[0].folder
     with pytest.raises(RecipeError, match=r"--blocks 0,2: .* has blocks 0 to 1"):
         command.measure([folder], [], 0.5, "0,2", 0)
     with pytest.raises(RecipeError, match=r"drop_final=.*only data_dir"):
         command.measure([folder], ["drop_final=.2"], 0.5, "", 0)
+    for keep in (0.01, 1 - 1e-9):
+        with pytest.raises(RecipeError, match=r"--keep .* of the 64 patch tokens of .*; name some of them"):
+            command.measure([folder], [], keep, "", 0)
     with pytest.raises(RecipeError, match="at least one run"):
         command.measure([], [], 0.5, "", 0)
     without = execute(tiny(run="without", epochs=3), Lines(), dataset=tiny_shapes)

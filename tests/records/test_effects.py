@@ -13,7 +13,7 @@ from ptd_core.errors import OutputError
 from ptd_core.records.cells import Cell
 from ptd_core.records.effects import EFFECTS, effect, effects_table, interaction, write_effects
 from ptd_core.records.finished_runs import FinishedRun
-from ptd_core.records.statistics import T975, bootstrap_interval, mean_and_sd, t_interval
+from ptd_core.records.statistics import bootstrap_interval, mean_and_sd, t975, t_interval
 
 
 def run(cell, seed, accuracy, seconds=10.0):
@@ -28,7 +28,8 @@ def cell(name, accuracies, seconds=10.0):
 
 
 def test_t_quantiles_by_integration_of_the_density():
-    for freedom, quantile in enumerate(T975, start=1):
+    for freedom in range(1, 61):
+        quantile = t975(freedom)
         x = np.linspace(0, quantile, 200_001)
         constant = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
         density = constant * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
@@ -114,8 +115,6 @@ def test_too_few_values_have_no_interval(values):
     for interval in (bootstrap_interval, t_interval):
         with pytest.raises(ValueError, match=f"got {len(values)}"):
             interval(values)
-    with pytest.raises(ValueError, match="2 to 20 values; got 21"):
-        t_interval([0.0] * 21)
 
 
 def test_seconds_of_different_machines_are_not_compared():

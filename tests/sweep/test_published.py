@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -160,6 +161,17 @@ def test_runs_that_are_compared_saw_the_same_images(published, trained, tmp_path
     rows = published_rows(read_plan(path), published)
     assert all(run.data == "" for run, _ in rows.values())
     refuse_other_images(read_plan(path), rows)
+
+
+def test_labels_of_another_column_are_no_other_images(published, tmp_path):
+    (tmp_path / "base.yaml").write_text("{dataset: parquet, data_dir: nowhere}")
+    (tmp_path / "labels.yaml").write_text(
+        "{base: base.yaml, factors: {label_column: [fine_label, coarse_label]}, seeds: [0]}"
+    )
+    plan = read_plan(tmp_path / "labels.yaml")
+    one = read_runs(published)[0]
+    rows = {run.name: (replace(one, run=run.name, data=digest), []) for run, digest in zip(plan.runs, ("0a", "0b"))}
+    refuse_other_images(plan, rows)
 
 
 def test_no_notebooks_are_published(tmp_path, capsys):

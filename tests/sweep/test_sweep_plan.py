@@ -75,6 +75,15 @@ def test_arms_are_named_sets_of_parameters(sweep):
     assert len(crossed) == 8
 
 
+def test_values_that_no_folder_can_be_called_by_are_named_with_hyphens(sweep):
+    text = "{{base: plain.yaml, factors: {{drop_blocks: {}}}, seeds: [0]}}"
+    runs = read_plan(sweep(text.format('["0", "0, 1"]'))).runs
+    assert [run.cell for run in runs] == ["plain_drop_blocks0", "plain_drop_blocks0-1"]
+    assert [run.levels["drop_blocks"] for run in runs] == ["0", "0, 1"]
+    with pytest.raises(SweepError, match="plain_drop_blocks0-1_seed0 is listed twice"):
+        read_plan(sweep(text.format('["0, 1", "0,1"]')))
+
+
 def test_controls_pair_the_cells_of_arms(sweep):
     text = """
         base: [plain.yaml, wide.yaml]
@@ -221,6 +230,9 @@ def test_weights_that_earlier_runs_of_each_seed_have_learned(sweep, tmp_path):
         "plain_fresh_seed0": "", "plain_fresh_seed1": "", "plain_tuned_seed0": str(files[0]),
         "plain_tuned_seed1": str(files[1]), "plain_same_seed0": str(files[0]), "plain_same_seed1": str(files[0]),
     }  # fmt: skip
+    (files[1].parent / "last.pt").write_bytes(b"")  # a run under way
+    with pytest.raises(RecipeError, match=r"first_seed1/weights.safetensors': are of a run that is not finished"):
+        read_plan(path, out)
     recorded = read_plan(path, to_train=False).runs
     assert [run.name for run in recorded] == list(found) and {run.recipe.weights for run in recorded} == {""}
 

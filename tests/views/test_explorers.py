@@ -12,7 +12,7 @@ from conftest import screenshot
 from pages import PUBLISHED_SIZES, assert_legible, assert_small_and_alone, press
 from PIL import Image
 
-from ptd_core.cost import cost, run_training_cost
+from ptd_core.cost import cost
 from ptd_core.recipe import Recipe
 from ptd_core.token_drop import TokenDrop
 from ptd_core.views.explorers import cost_of_kept, schedule_page
@@ -31,9 +31,10 @@ def open_schedule(open_page, tmp_path):
 
 @pytest.mark.parametrize("sizes", [{}, {"stem_stride": 2, "depth": 3, "mlp_ratio": 2.5}, {"stem_stride": 8}])
 def test_three_coefficients_give_the_cost_at_every_number_of_tokens(sizes):
-    vit = Recipe(**sizes).vit
+    recipe = Recipe(**sizes)
+    vit = recipe.vit
     for block in range(vit.depth):
-        constant, linear, quadratic = cost_of_kept(vit, 10, block)
+        constant, linear, quadratic = cost_of_kept(recipe, 10, block)
         for keep in range(1, vit.patch_tokens):
             expected = cost(vit, 10, TokenDrop(blocks=(block,)), (keep,)).training
             assert constant + linear * keep + quadratic * keep**2 == expected
@@ -87,21 +88,17 @@ def test_browser_computes_what_python_computes(stem_stride, open_schedule):
         epochs = range(recipe.epochs)
         assert found["kept"] == [recipe.kept_tokens(epoch) for epoch in epochs], settings
         assert found["ratios"] == pytest.approx([recipe.schedule.ratio(epoch) for epoch in epochs], abs=1e-15)
-        assert (int(found["withDrop"]), int(found["without"])) == training_costs(recipe, 10), settings
-
-
-def training_costs(recipe: Recipe, classes: int) -> tuple[int, int]:
-    return run_training_cost(recipe.vit, classes, recipe.token_drop, recipe.keeps, recipe.sides)
+        assert (int(found["withDrop"]), int(found["without"])) == recipe.training_cost(10), settings
 
 
 def test_published_prediction_is_the_one_of_the_tests_of_cost(open_schedule):
     recipe = Recipe(stem_width=64, stem_stride=2, embed_dim=192, depth=6, num_heads=6, epochs=200, drop_start=40,
                     drop_end=140)  # fmt: skip
     page = open_schedule(recipe, 100)
-    with_drop, without = training_costs(recipe, 100)
+    with_drop, without = recipe.training_cost(100)
     assert f"{without / with_drop:.3f}x faster, predicted from operations" in page.text_content("#summary")
     press(page, "drop_block", "ArrowRight", 2)
-    with_drop, without = training_costs(recipe.replace(drop_block=2), 100)
+    with_drop, without = recipe.replace(drop_block=2).training_cost(100)
     assert f"{100 * (1 - with_drop / without):.1f} %" in page.text_content("#summary")
     screenshot(page, "schedule_published")
 
@@ -156,5 +153,5 @@ def test_a_model_without_class_token_has_a_schedule_page():
     page = schedule_page(recipe, 10)
     assert re.search(r'"drop_score", ?"norm"', page) and re.search(r'"drop_fate", ?"discard"', page)
     costs = [cost(recipe.vit, 10, TokenDrop((1,), "norm"), (keep,)).training for keep in (10, 40)]
-    a, b, c = cost_of_kept(recipe.vit, 10, 1, "norm")
+    a, b, c = cost_of_kept(recipe.replace(drop_fate="discard"), 10, 1)
     assert [a + b * keep + c * keep**2 for keep in (10, 40)] == costs

@@ -96,6 +96,9 @@ def test_a_run_begins_with_an_earlier_run_of_hybrid_vit(tiny, tiny_shapes, tmp_p
     state = load_file(first.folder / "weights.safetensors")
     file = str(first.folder / "weights.safetensors")
     same(Trainer(tiny(weights=file), tiny_shapes).model, load_model("tiny", str(tmp_path)))
+    first.record.model_copy(update={"finished": False}).write(first.folder)  # as while it is trained
+    with pytest.raises(RecipeError, match=r"tiny/weights\.safetensors': are of a run that is not finished"):
+        Trainer(tiny(weights=file), tiny_shapes)
     other = {**state, "head.weight": torch.ones(3, 16), "head.bias": torch.ones(3)}
     small = tiny(weights=saved(tmp_path / "three.safetensors", other), image_size=8)
     model = begin_with(small.vit.build(10), small.weights, small.vit.adapted)
