@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from ptd_core.errors import PTDError
-from ptd_core.paths import PROJECT_ROOT
+from ptd_core.machine.interrupt import as_ctrl_c
+from ptd_core.paths import PROJECT_ROOT, resolve_data_dir
 from ptd_core.progress import say
 from ptd_core.recipe import Recipe
 from ptd_core.records.finished_runs import RUNS, UNFINISHED
@@ -37,6 +38,7 @@ GRACE = 60  # seconds for a step and a checkpoint
 STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGINT}
 
 
+@as_ctrl_c()
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ptd_core.reproduce", description=__doc__)
     parser.add_argument("data_dir", help="folder with CIFAR-100")
@@ -48,10 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="parameters that replace the files'")
     options = parser.parse_intermixed_args(arguments)
     end, out = time.monotonic() + 60 * options.minutes, options.out.absolute()  # jobs run in the project's root
-    settings = [f"data_dir={options.data_dir}", f"out_dir={out}", *options.overrides]
     bench = out / "runs" / "reproduction_bench"
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end politely: as Ctrl-C does
     try:
+        data_dir = resolve_data_dir(options.data_dir).absolute()
+        settings = [f"data_dir={data_dir}", f"out_dir={out}", *options.overrides]
         jobs = []
         if not options.no_bench:
             module = ["ptd_core.bench", "--to", str(bench), *options.overrides]
@@ -75,8 +77,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT  # what ran has been stopped
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def sweep_finished(plan: Plan) -> bool:

@@ -19,6 +19,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from ptd_core.errors import OutputError, PTDError
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.progress import say
+from ptd_core.records.files import make_folder, write_atomically
 from ptd_core.views.pages import asset, render
 
 CHAPTERS = ("baseline", "ptd", "space", "evidence", "your_vit")
@@ -72,13 +73,16 @@ def build(notebooks: list[Path], folder: Path) -> list[Path]:
     written = {"index.html": render("site_contents.html.j2", title=BOOK_TITLE, pages=pages, here=None)}
     exporter = _Exporter()
     for before, page, after in zip([None, *pages[:-1]], pages, [*pages[1:], None]):
-        body, _ = exporter.from_notebook_node(page.notebook)
+        try:
+            body, _ = exporter.from_notebook_node(page.notebook)
+        except Exception as error:  # whatever a template or an equation that cannot be drawn raises
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise OutputError(f"{page.title!r} cannot be made a page ({reason})") from None
         around = {"pages": pages, "here": page, "before": before, "after": after}
         written[page.file] = render("site_chapter.html.j2", title=page.title, body=body, **around)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "site.css").write_text(asset("site.css"), encoding="utf-8")
-    for name, text in written.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    make_folder(folder)
+    for name, text in {"site.css": asset("site.css"), **written}.items():
+        write_atomically(folder / name, text.encode())
     return [folder / name for name in written]
 
 
@@ -93,20 +97,25 @@ def read_page(path: Path) -> Page:
         raise OutputError(f"{path}: has cells that were not executed; run it first, with papermill or in JupyterLab")
     if any(output.output_type == "error" for cell in cells for output in cell.outputs):
         raise OutputError(f"{path}: a cell of it failed; run it again")
-    paragraphs = notebook.cells[0].source.split("\n\n")
+    paragraphs = notebook.cells[0].source.split("\n\n") if notebook.cells else [""]
     title = paragraphs[0].removeprefix("# ").strip()
+    if not _name(title):
+        raise OutputError(f"{path}: has no title; its first cell must begin with one")
     question = " ".join(paragraphs[1].split()).replace("*", "") if len(paragraphs) > 1 else ""
     return Page(f"{_name(title)}.html", title, question, _with_alternatives(notebook))
 
 
 def execute_chapters(folder: Path) -> list[Path]:
-    """Run the book's chapters as they stand into `folder`; the executed notebooks."""
+    """Run the book's chapters as they stand into `folder`; the executed notebooks. Raises OutputError if one fails."""
     import papermill
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for chapter in CHAPTERS:
         source = PROJECT_ROOT / "book" / f"{chapter}.ipynb"
-        papermill.execute_notebook(source, folder / f"{chapter}.ipynb")
+        try:
+            papermill.execute_notebook(source, folder / f"{chapter}.ipynb")
+        except papermill.PapermillExecutionError as error:
+            raise OutputError(f"{folder / source.name}: the chapter failed ({error.ename}: {error.evalue})") from None
     return [folder / f"{chapter}.ipynb" for chapter in CHAPTERS]
 
 

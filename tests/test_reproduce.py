@@ -131,16 +131,32 @@ def test_ctrl_c_waits_for_what_runs(tmp_path, monkeypatch, capsys):
     assert "stopped and saved" in capsys.readouterr().out
 
 
-def test_sigterm_is_as_ctrl_c(tmp_path, monkeypatch):
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_end_is_as_ctrl_c(tmp_path, monkeypatch, number):
+    before = signal.signal(number, lambda *_: None)
 
     def asked(command, end):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(60)
 
     monkeypatch.setattr(reproduce, "run_until", asked)
-    assert reproduce.main(["nowhere", "--out", str(tmp_path)]) == 130
-    assert signal.getsignal(signal.SIGTERM) is before
+    try:
+        assert reproduce.main(["nowhere", "--out", str(tmp_path)]) == 130
+        assert signal.getsignal(number) not in (before, signal.default_int_handler)
+        signal.signal(number, signal.SIG_IGN)  # as nohup
+        monkeypatch.setattr(reproduce, "run_until", lambda *_: os.kill(os.getpid(), number) or 3)
+        assert reproduce.main(["nowhere", "--out", str(tmp_path)]) == 3
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_relative_folder_is_that_of_whoever_asks(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    jobs = []
+    monkeypatch.setattr(reproduce, "run_until", lambda command, end: jobs.append(command) or 0)
+    assert reproduce.main(["mine", "--no-bench", "--out", "."]) == 0
+    assert all({f"data_dir={tmp_path / 'mine'}", f"out_dir={tmp_path}"} <= set(command) for command in jobs)
 
 
 def test_a_finished_trial_of_other_settings_is_not_taken_for_the_run(tmp_path, tiny, tiny_shapes, monkeypatch, capsys):

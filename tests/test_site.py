@@ -118,3 +118,21 @@ def test_files_that_are_no_notebooks_and_equal_titles_are_refused(tmp_path):
     same = small_notebook(tmp_path / "a.ipynb")
     with pytest.raises(OutputError, match="same page"):
         build([same, same], tmp_path / "site")
+
+
+def test_what_cannot_be_a_page_is_one_sentence(tmp_path, capsys):
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "empty.ipynb")
+    for path, to, words in [
+        (tmp_path / "empty.ipynb", tmp_path / "site", "has no title"),
+        (small_notebook(tmp_path / "dots.ipynb", title="..."), tmp_path / "site", "has no title"),
+        (
+            small_notebook(tmp_path / "broken.ipynb", title="Broken $\\frac{1}{$"),
+            tmp_path / "site",
+            "cannot be made a page",
+        ),
+        (small_notebook(tmp_path / "whole.ipynb"), tmp_path / "whole.ipynb", "cannot be made"),
+    ]:
+        assert main([str(path), "--to", str(to)]) == 2
+        error = capsys.readouterr().err
+        assert words in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "site").exists()

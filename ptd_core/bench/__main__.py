@@ -3,10 +3,11 @@
 Measures this project's training step against what operations predict and against other implementations on the same
 machine in the same run: interleaved, repeated, medians with spread. Tables on the screen, bench.json and bench.png
 under runs/bench/DEVICE/. Random pixels stand in for images; they change no time. Each section is written when it
-is done; the same command again resumes it after the last one.
+is done, and shown, not measured again, by a later call of the same bench. The report of another one is set aside.
 """
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -14,12 +15,13 @@ import time
 from pathlib import Path
 
 from ptd_core.bench.report import section_table, write_report
-from ptd_core.bench.sections import SECTIONS
+from ptd_core.bench.sections import OF_HYBRID_VIT, SECTIONS
 from ptd_core.bench.workload import Workload
-from ptd_core.errors import PTDError
+from ptd_core.errors import PTDError, RecipeError
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.progress import say
 from ptd_core.recipe import Recipe
+from ptd_core.records.files import make_folder
 from ptd_core.records.stamp import stamp
 
 PUBLISHED = PROJECT_ROOT / "parameters" / "ptd_aug.yaml"
@@ -37,49 +39,61 @@ def main(arguments: list[str] | None = None) -> int:
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1; got {options.rounds}")
     try:
-        work = Workload(Recipe.from_yaml(options.recipe, options.overrides))
+        measure(Recipe.from_yaml(options.recipe, options.overrides), options.only, options.rounds, options.to)
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def measure(recipe: Recipe, only: list[str], rounds: int, to: Path | None) -> None:
+    """Measure sections, write each and print it. Raises OutputError before measuring if the folder cannot be made,
+    RecipeError for a recipe that one of them cannot measure, DeviceError."""
+    unfit = [name for name in only if name in OF_HYBRID_VIT]
+    if unfit and recipe.model != "hybrid_vit":
+        raise RecipeError(f"model = {recipe.model!r}: {', '.join(unfit)} measure hybrid_vit beside peers of its sizes")
+    work = Workload(recipe)
     about = stamp(work.device)
-    folder = options.to or PROJECT_ROOT / "runs" / "bench" / re.sub(r"[^A-Za-z0-9]+", "_", about["device"]).strip("_")
+    folder = to or PROJECT_ROOT / "runs" / "bench" / re.sub(r"[^A-Za-z0-9]+", "_", about["device"]).strip("_")
+    make_folder(folder)
     report = resumed(folder, {
         "stamp": about,
-        "recipe": work.recipe.settings(),
+        "recipe": recipe.settings(),
         "path": str(work.path),
-        "rounds": options.rounds,
+        "rounds": rounds,
         "finished": False,
         "section_seconds": {},
         "sections": {},
     })  # fmt: skip
-    say(f"{about['device']}: {work.path}, batch {work.recipe.batch_size}, {options.rounds} rounds\n")
-    for name in options.only:
+    say(f"{about['device']}: {work.path}, batch {recipe.batch_size}, {rounds} rounds\n")
+    for name in only:
         if name not in report["sections"]:
             start = time.perf_counter()
-            try:
-                report["sections"][name] = SECTIONS[name](work, options.rounds)
-            except PTDError as error:
-                print(f"{type(error).__name__}: {error}", file=sys.stderr)
-                return 2
+            report["sections"][name] = SECTIONS[name](work, rounds)
             report["section_seconds"][name] = time.perf_counter() - start
-            report["finished"] = name == options.only[-1]
+            report["finished"] = all(section in report["sections"] for section in SECTIONS)
             write_report(folder, report)
         say(section_table(name, report["sections"][name]) + "\n")
     say(f"report: {folder}")
-    return 0
 
 
 def resumed(folder: Path, report: dict) -> dict:
-    """The report in `folder` if it is that of the same bench, stopped before its end; else the new one.
+    """The report in `folder` if it is that of the same bench, else the new one; another report is set aside.
 
-    Its sections are not measured again. The same: device, versions and commit, recipe, path and rounds.
+    The same: device, versions and commit, recipe, path and rounds.
     """
+    file = folder / "bench.json"
     try:
-        earlier = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
-        same = all(earlier[name] == report[name] for name in ("stamp", "recipe", "path", "rounds"))
-        return earlier if same and not earlier["finished"] else report
-    except (OSError, ValueError, KeyError, TypeError):  # absent, or no such report: this bench replaces it
-        return report
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        if all(earlier[name] == report[name] for name in ("stamp", "recipe", "path", "rounds")):
+            return earlier
+    except (OSError, ValueError, KeyError, TypeError):  # absent, or no such report
+        pass
+    if file.is_file():
+        free = next(path for n in itertools.count(1) if not (path := folder / f"bench_{n}.json").exists())
+        file.rename(free)
+        say(f"{file} is of another bench; it is {free.name} now")
+    return report
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from ptd_core.bench.agreement import agreement
 from ptd_core.bench.apart import Apart
 from ptd_core.bench.candidates import PEER_RATIOS, candidates
 from ptd_core.bench.space import space
-from ptd_core.bench.workload import CLASSES, Workload
+from ptd_core.bench.workload import CLASSES, Workload, dropping_none
 from ptd_core.cost import cost
 from ptd_core.machine.clock import interleave, with_times
 from ptd_core.machine.fast_path import multiplies_bf16
@@ -65,7 +65,7 @@ def steps(work: Workload, rounds: int) -> list[dict]:
 def lengths(work: Workload, rounds: int) -> list[dict]:
     """Forward and backward of two blocks against the number of tokens, around multiples of 8 from 128 to 257."""
     batch = work.small_batch
-    recipe = work.recipe.replace(depth=2, drop_block=0)
+    recipe = dropping_none(work.recipe, depth=2)
     model = work.path.place(recipe.vit.build(CLASSES, work.path.attention), work.device).train()
     tokens = torch.randn(batch, 257, recipe.embed_dim, device=work.device)
 
@@ -114,7 +114,7 @@ def growth(work: Workload, rounds: int) -> list[dict]:
     changes += [{"batch_size": few, "depth": layers} for layers in (max(1, depth // 2), 2 * depth)]
     cases, rows = {}, []
     for change in changes:
-        part = Workload(work.recipe.replace(**{"dataset": "shapes", "drop_block": 0, **change}))
+        part = Workload(dropping_none(work.recipe, dataset="shapes", **change))
         name = ", ".join(f"{key} {value}" for key, value in change.items())
         cases[name] = part.step(part.network(), None)
         shape = {
@@ -136,3 +136,4 @@ SECTIONS = {
     "augmentation": augmentation, "memory": memory, "growth": growth,
     "space": space,
 }  # fmt: skip
+OF_HYBRID_VIT = ("steps", "lengths", "peers", "memory", "growth")  # which build it, or peers, in other sizes

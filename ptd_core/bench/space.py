@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ptd_core.bench.memory import peak_of
 from ptd_core.bench.workload import CLASSES, Workload
-from ptd_core.cost import cost
 from ptd_core.evaluation.methods import keep_of, methods
 from ptd_core.machine.clock import interleave, with_times
 from ptd_core.recipe import Recipe
@@ -57,10 +56,9 @@ def space(work: Workload, rounds: int) -> list[dict]:
         for gather in gathers:
             case = name + GATHER * gather
             cases[case] = step(recipe, keep, gather)
-            vit, drop = recipe.vit, recipe.token_drop
             rows.append({
-                "case": case, "method": name, "gather": gather, "keep": keep[-1] if keep else vit.patch_tokens,
-                "predicted": cost(vit, CLASSES).training / cost(vit, CLASSES, drop, keep).training,
+                "case": case, "method": name, "gather": gather, "keep": keep[-1] if keep else recipe.vit.patch_tokens,
+                "predicted": recipe.cost(CLASSES).training / recipe.cost(CLASSES, keep).training,
                 "peak_bytes": peak_of(functools.partial(step, recipe, keep, gather), recipe.device),
             })  # fmt: skip
     timings = interleave(cases, rounds, work.device)

@@ -21,16 +21,25 @@ BATCHES = 4  # in the set of random images; what they show changes no time
 
 
 def random_images(recipe: Recipe) -> Dataset:
-    """A few batches of random pixels with the sizes and the normalisation of CIFAR-100."""
+    """A few batches of random pixels, and of objects where shapes are asked for, as CIFAR-100's are normalised."""
     generator = torch.Generator().manual_seed(0)
     n, side = BATCHES * recipe.batch_size, recipe.image_size
 
     def split() -> Split:
         images = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator)
-        return Split(images, torch.randint(0, CLASSES, (n,), generator=generator))
+        labels = torch.randint(0, CLASSES, (n,), generator=generator)
+        masks = images[:, 0] > 127 if recipe.dataset == "shapes" else None
+        return Split(images, labels, masks)
 
     names = tuple(f"class {number}" for number in range(CLASSES))
     return Dataset("random pixels", split(), split(), names, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+
+
+def dropping_none(recipe: Recipe, **changes: object) -> Recipe:
+    """The recipe with all tokens of whole images in all epochs, all of it trained, and other changes."""
+    drop = [name for name in Recipe.model_fields if name.startswith(("drop_", "size_")) and name != "drop_path"]
+    defaults = {name: Recipe.model_fields[name].default for name in [*drop, "frozen_blocks"]}
+    return recipe.replace(**{**defaults, "drop_final": 0.0, **changes})
 
 
 def keep_at(ratio: float, patch_tokens: int) -> Keep | None:

@@ -3,7 +3,8 @@
 import itertools
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import torch
@@ -11,6 +12,25 @@ import torch
 from ptd_core.machine.ranks import Ranks
 
 AGREED_EVERY = 16  # steps of several CUDA devices, which should not wait for each other's hosts at every one
+
+
+@contextmanager
+def as_ctrl_c() -> Iterator[None]:
+    """In a `with` block, or a function that it decorates, SIGTERM and a terminal's hang-up are what Ctrl-C is.
+
+    For commands whose processes have sessions of their own: ended at once, they would leave these behind. What is
+    ignored, as by nohup, stays ignored.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no HUP
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Stopped(BaseException):

@@ -63,13 +63,15 @@ def half_width(sd: float, count: int) -> float:
 def t975(freedom: int) -> float:
     """97.5 % quantile of Student's t for so many degrees of freedom.
 
-    Beyond the table by the first terms of its expansion around the normal quantile (Abramowitz and Stegun 1964,
-    26.7.5), which are right to 0.0001 there.
+    Beyond the table by its expansion around the normal quantile (Abramowitz and Stegun 1964, 26.7.5), there right to
+    0.0001.
     """
     if freedom <= len(T975):
         return T975[freedom - 1]
     z = Z975
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def points(values: list[float], interval: str = "") -> str:

@@ -6,13 +6,13 @@ its last checkpoint; one that fails does not hold up the others. See parameters/
 """
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ptd_core.errors import PTDError, SweepError
+from ptd_core.machine.interrupt import as_ctrl_c
 from ptd_core.progress import duration, say
 from ptd_core.records.finished_runs import FinishedRun, mark_unfinished
 from ptd_core.sweep.outcome import Outcome, finished
@@ -23,6 +23,7 @@ from ptd_core.sweep.report import save_tables
 from ptd_core.sweep.terminal import Terminal
 
 
+@as_ctrl_c()
 def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_intermixed_args(arguments)  # options before or after name=value
@@ -30,7 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--processes is without Dask: --scheduler, --workers and --notebooks do not go with it")
     if options.records and options.notebooks:
         parser.error("--records: published tables hold no executed notebooks, which --notebooks wants")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # asked to end politely: as Ctrl-C does
     try:
         plan = read_plan(options.sweep, options.overrides)
         done = published_rows(plan, options.records) if options.records else {}
@@ -48,8 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command resumes from the last checkpoints", file=sys.stderr)
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _sweep(plan: Plan, done: dict[str, Row], options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Static figures of a run from its records. They read, never train; widgets and chapters show them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -50,13 +51,19 @@ def lr_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
 
 
 @styled
-def drop_figure(schedule: DropSchedule, epochs: int, patch_tokens: int, stamp: str = "") -> Figure:
-    """The drop ratio d(t) and, beside it, the kept patch tokens k(t) over the epochs of a run."""
+def drop_figure(
+    schedule: DropSchedule, epochs: int, patch_tokens: int, stamp: str = "", kept: Sequence[int] = ()
+) -> Figure:
+    """The drop ratio d(t) and, beside it, the kept patch tokens k(t) over the epochs of a run.
+
+    kept: k(t) of each epoch; by default what one block keeps of patch_tokens.
+    """
     figure = new_figure(stamp, (7.4, 3.2))
     left, right = figure.subplots(1, 2)
     times = range(epochs + 1)  # the last epoch, too, is drawn as long as it lasts
     left.step(times, [schedule.ratio(min(t, epochs - 1)) for t in times], where="post", color=BLUE)
-    kept = [schedule.kept(min(t, epochs - 1), patch_tokens) for t in times]
+    kept = kept or [schedule.kept(t, patch_tokens) for t in range(epochs)]
+    kept = [kept[min(t, epochs - 1)] for t in times]
     right.step(times, kept, where="post", color=BLUE)
     left.set(xlabel="epoch t", ylabel="drop ratio d(t)", ylim=(-0.02, max(0.4, schedule.final, schedule.init) + 0.05))
     right.set(xlabel="epoch t", ylabel=f"kept patch tokens k(t) of {patch_tokens}", ylim=(0, patch_tokens * 1.08))
@@ -76,7 +83,8 @@ def save_run_figures(recipe: Recipe, records: list[EpochRecord], folder: Path, s
         "lr_schedule": lr_figure(records, stamp),
     }
     if recipe.chapter == "ptd":
-        figures["drop_schedule"] = drop_figure(recipe.schedule, recipe.epochs, recipe.vit.patch_tokens, stamp)
+        kept = [recipe.kept_tokens(epoch) for epoch in range(recipe.epochs)]
+        figures["drop_schedule"] = drop_figure(recipe.schedule, recipe.epochs, recipe.vit.patch_tokens, stamp, kept)
     for name, figure in figures.items():
         save_figure(figure, folder / f"{recipe.chapter}_{name}.png")
 

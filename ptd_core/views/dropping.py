@@ -25,7 +25,7 @@ class Dropping:
 
     name: the run's. policy: None if it drops no token. ratio: the drop ratio of the last epoch that drops, or one to
     start with. keep_at: drop ratio -> kept tokens of each dropping block, None for all. ratios: one for each epoch.
-    kept: patch tokens that the last dropping block keeps, one for each epoch.
+    kept: patch tokens that the last dropping block keeps of a whole image's, one for each epoch.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Dropping:
         epochs = range(recipe.epochs)
         ratios = tuple(recipe.schedule.ratio(epoch) for epoch in epochs)
         last = next((ratio for ratio in reversed(ratios) if recipe.keep_at(ratio)), recipe.drop_final)
-        kept = tuple(recipe.kept_tokens(epoch) for epoch in epochs)
+        kept = tuple((recipe.keep_at(ratio) or (recipe.vit.patch_tokens,))[-1] for ratio in ratios)
         return cls(recipe.run_name, recipe.token_drop, last, recipe.keep_at, ratios, kept)
 
     @classmethod

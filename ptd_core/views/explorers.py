@@ -177,4 +177,4 @@ def _max_ratio(patch_tokens: int) -> float:
 
 
 def _yaml_value(value) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).split("\n")[0]  # in one line

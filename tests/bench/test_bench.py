@@ -22,7 +22,7 @@ from ptd_core.bench.candidates import candidates
 from ptd_core.bench.memory import peak_of
 from ptd_core.bench.plain import plain_step
 from ptd_core.bench.plain_vit import PlainViT
-from ptd_core.bench.workload import Workload, random_images
+from ptd_core.bench.workload import Workload, dropping_none, random_images
 from ptd_core.machine.clock import WARM_UP, Timing, interleave, warm_up
 from ptd_core.machine.fast_path import FastPath
 from ptd_core.recipe import Recipe
@@ -203,11 +203,52 @@ def test_a_stopped_bench_goes_on_after_its_last_section(tmp_path, monkeypatch):
     assert list(stopped["sections"]) == ["augmentation"] and not stopped["finished"]
     assert bench.main(arguments) == 0
     whole = json.loads((tmp_path / "bench.json").read_text())
-    assert list(whole["sections"]) == ["augmentation", "ledger"] and whole["finished"]
+    assert list(whole["sections"]) == ["augmentation", "ledger"] and not whole["finished"]  # all sections would be
     assert whole["sections"]["augmentation"] == stopped["sections"]["augmentation"]
     assert bench.main([*arguments, "lr=1.0e-3"]) == 0  # another recipe begins anew
     anew = json.loads((tmp_path / "bench.json").read_text())
     assert anew["sections"]["augmentation"] != stopped["sections"]["augmentation"]
+    assert json.loads((tmp_path / "bench_1.json").read_text()) == whole
+
+
+def test_a_section_alone_takes_nothing_from_a_report(tmp_path, monkeypatch):
+    measured = []
+    for name in bench.SECTIONS:
+        rows = [{"case": name}]
+        monkeypatch.setitem(bench.SECTIONS, name, lambda work, rounds, rows=rows: measured.append(rows) or rows)
+    monkeypatch.setattr(bench, "write_report", lambda folder, report: bench_file(folder).write_text(json.dumps(report)))
+
+    def bench_file(folder):
+        return folder / "bench.json"
+
+    arguments = ["--rounds", "1", "--to", str(tmp_path), *TINY]
+    assert bench.main(["--only", "ledger", *arguments]) == 0
+    assert bench.main(arguments) == 0
+    whole = bench_file(tmp_path).read_text()
+    assert json.loads(whole)["finished"] and len(measured) == len(bench.SECTIONS)
+    assert bench.main(["--only", "memory", *arguments]) == 0
+    assert bench_file(tmp_path).read_text() == whole and len(measured) == len(bench.SECTIONS)
+
+
+def test_recipes_and_folders_that_cannot_be_measured_are_refused_first(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert bench.main(["--only", "ledger", "--to", str(tmp_path / "file"), *TINY]) == 2
+    assert "cannot be made" in capsys.readouterr().err
+    (tmp_path / "timm.yaml").write_text("{model: vit_tiny_patch16_224, model_args: 'patch_size=8,depth=2'}")
+    timm = ["--recipe", str(tmp_path / "timm.yaml"), "--only", "steps", "--to", str(tmp_path / "report")]
+    assert bench.main(timm) == 2
+    assert "steps measure hybrid_vit beside peers" in capsys.readouterr().err and not (tmp_path / "report").exists()
+
+
+def test_a_recipe_that_drops_in_its_own_way_is_measured_with_all_tokens_where_these_are_asked(tiny):
+    recipe = tiny(drop_blocks="0, 1", drop_shares="1, 1", drop_fate="fuse", size_stages="8/16 at 1/1", frozen_blocks=1)
+    found = dropping_none(recipe, depth=1)
+    assert (found.chapter, found.sides, found.frozen_blocks) == ("baseline", [16] * found.epochs, 0)
+    assert found.replace(depth=2).vit == recipe.vit
+
+
+def test_random_images_have_objects_where_the_recipe_asks_for_them(tiny):
+    Workload(tiny(drop_score="oracle", rand_ops=0, mixup_alpha=0.0, cutmix_alpha=0.0)).trainers_step((8,))()
 
 
 @pytest.mark.slow

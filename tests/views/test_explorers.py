@@ -127,6 +127,22 @@ def test_sliders_move_the_curve_and_the_yaml_is_a_recipe(open_schedule, tmp_path
     assert page.get_attribute("svg.picture", "data-kept") == kept
 
 
+def test_the_page_starts_and_starts_again_at_numbers_between_and_beyond_the_steps(open_schedule, tmp_path):
+    model = "patch_size=4,depth=2,embed_dim=48,num_heads=3,class_token=True,global_pool=token,init_values=0.1"
+    recipe = Recipe(drop_start=0, drop_end=0, drop_final=0.0156, drop_gamma=8.25, model="vit_tiny_patch16_224",
+                    model_args=model)  # fmt: skip
+    page = open_schedule(recipe)
+    file = tmp_path / "own.yaml"
+    for _ in range(2):
+        assert page.get_attribute("svg.picture", "data-kept").split() == ["63"] * recipe.epochs
+        assert page.text_content("output[for=drop_final]") == "0.0156"
+        file.write_text(page.input_value("#yaml"))
+        assert Recipe.from_yaml(file).settings() == recipe.settings()
+        press(page, "drop_final", "ArrowRight", 2)
+        assert page.get_attribute("svg.picture", "data-kept").split() != ["63"] * recipe.epochs
+        page.click("#reset")
+
+
 @pytest.mark.parametrize("image_size", [8, 16, 24])
 def test_sliders_end_where_recipes_do(image_size, open_schedule, tmp_path):
     page = open_schedule(Recipe(image_size=image_size, stem_stride=8, drop_final=0.0))

@@ -132,6 +132,18 @@ def test_drop_figure_draws_the_schedule_to_the_end_of_the_last_epoch():
     assert right.lines[0].get_ydata().tolist() == [90, 90, 70, 50, 50]
 
 
+def test_smaller_images_are_shown_by_what_is_kept_of_whole_ones(tiny):
+    """Half of 36 tokens in training is half of the 64 that are shown; the run's own figure has what it kept."""
+    recipe = tiny(size_stages="12/16 at 2/1", drop_shape="steps", drop_stages=".5/1 at 2/1")
+    assert Dropping.of(recipe).kept == (32, 32, 64) and [recipe.kept_tokens(epoch) for epoch in range(3)] == [
+        18,
+        18,
+        64,
+    ]
+    _, right = drop_figure(recipe.schedule, 3, 64, kept=[18, 18, 64]).axes
+    assert right.lines[0].get_ydata().tolist() == [18, 18, 64, 64]
+
+
 def test_accuracy_figure_leaves_out_what_was_not_measured():
     def record(epoch, test, ema=NAN):
         return EpochRecord(epoch, 0.1, 0.0, 64, 2.0, 10.0 + epoch, NAN, 2.0, test, NAN, ema, 1.0, 0.1, 1.0, 1.0)

@@ -18,22 +18,25 @@ const shape = (tag, attributes, ...children) => make(`svg:${tag}`, attributes, .
 function slider(id, label, { min, max, step, value, show = String }, changed) {
   const input = make("input", { type: "range", id, min, max, step });
   input.value = value;
+  let exact = value; // what was set, until the reader moves it: an input rounds to its steps and its range
   const output = make("output", { for: id });
   const control = {
     element: make("div", { class: "control" }, make("label", { for: id }, label), input, output),
     get value() {
-      return Number(input.value);
+      return exact;
     },
     set value(next) {
       input.value = next;
+      exact = next;
       control.refresh();
     },
     refresh() {
-      output.textContent = show(Number(input.value));
+      output.textContent = show(exact);
       input.setAttribute("aria-valuetext", output.textContent);
     },
   };
   input.addEventListener("input", () => {
+    exact = Number(input.value);
     control.refresh();
     changed();
   });

@@ -5,13 +5,15 @@ function scheduleExplorer(data, root) {
   // Size of the picture; where its two panels stand, and the names of its three curves.
   const WIDE = { width: 720, height: 276, panels: [[48, 0], [410, 0]], legend: [[48, 267], [330, 267], [500, 267]] };
   const SLIM = { width: 360, height: 560, panels: [[48, 0], [48, 246]], legend: [[48, 510], [48, 530], [48, 550]] };
-  const hundredths = (value) => value.toFixed(2);
+  /** With so many decimals, or as many as it has if they are more. */
+  const rounded = (value, decimals) => (Number(value.toFixed(decimals)) === value ? value.toFixed(decimals) : String(value));
+  const hundredths = (value) => rounded(value, 2);
   const controls = {
     drop_init: ["d_init: first drop ratio", { min: 0, max: data.maxRatio, step: 0.01, show: hundredths }],
     drop_final: ["d_final: last drop ratio", { min: 0, max: data.maxRatio, step: 0.01, show: hundredths }],
     drop_start: ["t_s: rise begins (epoch)", { min: 0, max: data.maxEpochs, step: 1 }],
     drop_end: ["t_e: rise ends (epoch)", { min: 0, max: data.maxEpochs, step: 1 }],
-    drop_gamma: ["gamma: its exponent", { min: 0.1, max: 6, step: 0.1, show: (value) => value.toFixed(1) }],
+    drop_gamma: ["gamma: its exponent", { min: 0.1, max: 6, step: 0.1, show: (value) => rounded(value, 1) }],
     drop_block: ["block that drops tokens", { min: 0, max: data.costs.length - 1, step: 1 }],
     epochs: ["epochs of the run", { min: 1, max: data.maxEpochs, step: 1 }],
   };
@@ -143,7 +145,7 @@ function scheduleExplorer(data, root) {
     const decimals = { drop_init: 2, drop_final: 2, drop_gamma: 1 };
     const lines = data.recipe.map(([name, text]) => {
       if (!(name in controls)) return `${name}: ${text}`;
-      return `${name}: ${name in decimals ? chosen[name].toFixed(decimals[name]) : chosen[name]}`;
+      return `${name}: ${name in decimals ? rounded(chosen[name], decimals[name]) : chosen[name]}`;
     });
     return `# from the schedule explorer\n${lines.join("\n")}\n`;
   }
