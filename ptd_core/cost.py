@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ptd_core.machine.counted import Cost, count
+from ptd_core.machine.counted import Cost, Operations, count
 from ptd_core.model import ViTConfig
 from ptd_core.rivals.rival import Rival
 from ptd_core.saliency import CLASS_ROW
@@ -40,9 +40,10 @@ def cost(
     drops prices its scores and what becomes of the others, see `_dropping_block`; the blocks after it see what is left.
     A rival has no closed form: torch counts one pass on the meta device.
 
-    frozen_blocks: first blocks that are not trained, nor what stands before them: they go forward only. score_block:
-    of averaged_attention, whose model goes forward up to that block; other scores from outside cost nothing here.
-    Raises ValueError for a keep that the policy cannot obey.
+    frozen_blocks: first blocks that are not trained, nor what stands before them: they go forward only, but that the
+    score gradient asks for the gradient of the tokens that enter block 0. score_block: of averaged_attention, whose
+    model goes forward up to that block; other scores from outside cost nothing here. Raises ValueError for a keep that
+    the policy cannot obey.
     """
     if isinstance(drop, Rival) and keep is not None:
         return _counted(vit, num_classes, drop, keep, frozen_blocks)
@@ -53,17 +54,20 @@ def cost(
             raise ValueError(f"keep = {keep} needs the policy by which tokens are dropped")
         drop.reaching(keep, patches)  # refuses what cannot be kept
         kept_in = dict(zip(drop.blocks, keep))
-    total, sizes = _Operations(), _block_sizes(vit)
+    total, sizes = Operations(), _block_sizes(vit)
+    entry = isinstance(drop, TokenDrop) and drop.score == "gradient"  # whether tokens want a gradient from block 0 on
     back, whole = None, patches
     for block in range(vit.depth):
         if block == back:
             patches, back = whole, None
         kept = kept_in.get(block, patches)
         if kept == patches:
-            price = _Operations(both=_block(sizes, sizes.prefix + patches, sizes.prefix + patches))
+            price = _block(sizes, sizes.prefix + patches, sizes.prefix + patches)
         else:
-            price = _dropping_block(sizes, drop, patches, kept, learned=block != frozen_blocks or not block)
-        total += price.forward_only() if block < frozen_blocks else price
+            price = _dropping_block(sizes, drop, patches, kept, reached=entry or block != frozen_blocks or not block)
+        if block < frozen_blocks:
+            price = price.frozen() if entry else price.forward_only()
+        total += price
         if kept == patches:
             continue
         if drop.fate in PUT_BACK:
@@ -71,7 +75,7 @@ def cost(
         else:
             patches = drop.left(kept, patches)
     left = whole if back is not None else patches
-    total += _ends(vit, num_classes, left if sizes.pools_tokens else vit.patch_tokens, frozen_blocks)
+    total += _ends(vit, num_classes, left if sizes.pools_tokens else vit.patch_tokens, frozen_blocks, entry)
     if keep is not None and drop.score == "averaged_attention":
         total += _averaged_attention(vit, sizes, score_block % vit.depth)
     # Backward makes two products for each forward one, towards weights and towards inputs. The first convolution
@@ -88,21 +92,6 @@ def _counted(vit: Sizes, num_classes: int, drop: Rival, keep: Keep, frozen_block
         freeze(model, frozen_blocks)
         network = drop.network(model.train(), teacher.eval()).train()
     return count(network, torch.empty(2, vit.in_chans, vit.img_size, vit.img_size, device="meta"), keep)
-
-
-@dataclass(frozen=True)
-class _Operations:
-    """Operations of forward products, by how many of their two factors want a gradient."""
-
-    both: int = 0
-    one: int = 0
-    none: int = 0
-
-    def __add__(self, other: "_Operations") -> "_Operations":
-        return _Operations(self.both + other.both, self.one + other.one, self.none + other.none)
-
-    def forward_only(self) -> "_Operations":
-        return _Operations(none=self.both + self.one + self.none)
 
 
 def training_costs(
@@ -172,29 +161,32 @@ def _weights(part: nn.Module | None) -> int:
 
 
 @functools.cache
-def _ends(vit: Sizes, num_classes: int, patches: int, frozen_blocks: int) -> _Operations:
+def _ends(vit: Sizes, num_classes: int, patches: int, frozen_blocks: int, entry: bool) -> Operations:
     """Of what stands before the blocks and after them, where `patches` are left; torch counts them."""
     with torch.device("meta"):
         model = vit.build(num_classes, "explicit").train()
         images = torch.empty(2, vit.in_chans, vit.img_size, vit.img_size)  # batch norm wants several values
-        tokens = torch.empty(2, vit.prefix_tokens + patches, vit.embed_dim, requires_grad=frozen_blocks < vit.depth)
+        wanted = entry or frozen_blocks < vit.depth
+        tokens = torch.empty(2, vit.prefix_tokens + patches, vit.embed_dim, requires_grad=wanted)
     freeze(model, frozen_blocks)
-    total = _Operations()
+    total = Operations()
     for part in (count(functools.partial(vit_parts.embed, model), images), count(model.forward_head, tokens)):
-        total += _Operations(both=part.training - 2 * part.forward, one=3 * part.forward - part.training)
+        total += Operations(both=part.training - 2 * part.forward, one=3 * part.forward - part.training)
     return total
 
 
 @functools.cache
-def _averaged_attention(vit: Sizes, block: _BlockSizes, number: int) -> _Operations:
+def _averaged_attention(vit: Sizes, block: _BlockSizes, number: int) -> Operations:
     """Of a forward pass up to the class token's attention in a block, with all tokens."""
     with torch.device("meta"):
         model = vit.build(1, "explicit").train()
         images = torch.empty(2, vit.in_chans, vit.img_size, vit.img_size)
     tokens = block.prefix + vit.patch_tokens
     keys = 2 * tokens * block.width * block.heads_width
-    before = count(functools.partial(vit_parts.embed, model), images).forward + number * _block(block, tokens, tokens)
-    return _Operations(none=before + keys + _query_row(block, tokens))
+    before = (
+        count(functools.partial(vit_parts.embed, model), images).forward + number * _block(block, tokens, tokens).both
+    )
+    return Operations(none=before + keys + _query_row(block, tokens))
 
 
 def _query_row(block: _BlockSizes, tokens: int) -> int:
@@ -202,19 +194,20 @@ def _query_row(block: _BlockSizes, tokens: int) -> int:
     return 2 * block.width * block.heads_width + 2 * tokens * block.heads_width
 
 
-def _block(block: _BlockSizes, tokens: int, kept: int, asking: int | None = None) -> int:
+def _block(block: _BlockSizes, tokens: int, kept: int, asking: int | None = None) -> Operations:
     """A block that sees `tokens` and lets out `kept`; `asking` have queries, by default the kept ones. With prefix."""
     asking = kept if asking is None else asking
     keys_values = 4 * tokens * block.width * block.heads_width
     queries_out = 2 * asking * (block.width * block.heads_width + block.projection)
     attention = 4 * asking * tokens * block.heads_width
-    return keys_values + queries_out + attention + 2 * kept * block.mlp
+    weights = keys_values + queries_out + 2 * kept * block.mlp
+    return Operations(both=weights + attention, weights=weights)
 
 
-def _dropping_block(block: _BlockSizes, drop: TokenDrop, patches: int, kept: int, learned: bool = True) -> _Operations:
+def _dropping_block(block: _BlockSizes, drop: TokenDrop, patches: int, kept: int, reached: bool = True) -> Operations:
     """A block that keeps `kept` of the patch tokens that reach it: scores, the fate of the others, the block itself.
 
-    learned: whether something before the block is trained, so that the tokens that reach it want a gradient.
+    reached: whether the tokens that reach it want a gradient.
     """
     width, tokens, left = block.width, block.prefix + patches, block.prefix + kept + (drop.fate == "fuse")
     attends_all = drop.attended == "all"
@@ -241,6 +234,6 @@ def _dropping_block(block: _BlockSizes, drop: TokenDrop, patches: int, kept: int
     elif drop.fate == "merge":
         none += 2 * tokens * kept * width
         one += 2 * tokens * (block.prefix + kept) * width
-    if not learned and not attends_all:  # reduced before the block
+    if not reached and not attends_all:  # reduced before the block
         one, none = 0, none + one
-    return _Operations(both=both, one=one, none=none)
+    return both + Operations(one=one, none=none)

@@ -388,9 +388,6 @@ class Recipe(BaseModel):
         for setting, ratio in [*ratios, *(("drop_stages", 1 - kept) for kept in steps)]:
             if DropSchedule.tokens_at_ratio(ratio, tokens) < 1:
                 refuse(f"{setting} image_size {size}", f"of {tokens} patch tokens less than one would be kept")
-        most_tokens = self.grid_at(max(sides)) ** 2
-        if self.chapter == "ptd" and self.drop_multiple > 1 and self.drop_multiple >= most_tokens:
-            refuse(f"drop_multiple image_size {size}", f"of {most_tokens} patch tokens none would be dropped")
         if shares or self.drop_method != "token_drop":
             most = max(schedule.ratio(epoch) for epoch in range(self.epochs))
             if shares and max(shares) * most >= 1:
@@ -407,8 +404,6 @@ class Recipe(BaseModel):
             refuse("model drop_method drop_score drop_fate", str(error))
         if self.drop_score == "averaged_attention" and not self.ema_decay:
             refuse("drop_score ema_decay", "there is no moving average of the weights")
-        if self.drop_score == "gradient" and self.frozen_blocks:
-            refuse("drop_score frozen_blocks", "gradient is learned where tokens enter block 0: no block can be frozen")
         if self.drop_score_block >= vit.depth:
             refuse(f"drop_score_block {depth}", f"drop_score_block must be from 0 to {vit.depth - 1}, or -1")
         if self.drop_score_block != -1 and self.drop_score != "averaged_attention":

@@ -87,7 +87,8 @@ def with_given(network):
     def forward(images, keep):
         if network.drop.score == "averaged_attention":
             return network(images, keep, AveragedAttention(network.vit, 2)(images))
-        return network(images, keep, torch.empty(4, 64, device="meta") if network.drop.score in GIVEN else None)
+        given = torch.empty(4, 64, device="meta", requires_grad=network.drop.score == "gradient")
+        return network(images, keep, given if network.drop.score in GIVEN else None)
 
     return forward
 
@@ -193,6 +194,9 @@ def test_frozen_blocks_cost_what_torch_counts(drop, frozen):
     images = torch.empty(4, 3, 16, 16, device="meta")
     counted = count(with_given(TokenDropViT(model, drop)), images, keep)
     assert counted == cost(vit, 7, drop, keep, frozen_blocks=frozen)
+    if drop.score == "gradient":  # which is learned in epochs that drop nothing, too
+        whole = count(lambda images: with_given(TokenDropViT(model, drop))(images, None), images)
+        assert whole == cost(vit, 7, drop, None, frozen_blocks=frozen)
     assert count(model, images) == cost(vit, 7, frozen_blocks=frozen)
 
 

@@ -15,6 +15,27 @@ class Cost:
     training: int
 
 
+@dataclass(frozen=True)
+class Operations:
+    """Operations of forward products, by how many of their two factors want a gradient. weights: of both, those of
+    which one factor is a weight."""
+
+    both: int = 0
+    one: int = 0
+    none: int = 0
+    weights: int = 0
+
+    def __add__(self, other: "Operations") -> "Operations":
+        return Operations(*(getattr(self, name) + getattr(other, name) for name in ("both", "one", "none", "weights")))
+
+    def forward_only(self) -> "Operations":
+        return Operations(none=self.both + self.one + self.none)
+
+    def frozen(self) -> "Operations":
+        """Where weights want no gradient, and tokens do."""
+        return Operations(both=self.both - self.weights, one=self.one + self.weights, none=self.none)
+
+
 def count(model: nn.Module, images: torch.Tensor, keep: tuple[int, ...] | None = None) -> Cost:
     """Operations per image of any model, counted by torch while it runs: no closed form needed, but a forward and
     a backward pass.
