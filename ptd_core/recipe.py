@@ -629,6 +629,11 @@ class Recipe(BaseModel):
         """The names of the parameters that decide the result."""
         return [name for name, field in cls.model_fields.items() if field.json_schema_extra is not _PLACE]
 
+    @classmethod
+    def token_settings(cls) -> list[str]:
+        """The names of the parameters that decide how many tokens a block sees: of token drop and of image sizes."""
+        return [name for name in cls.model_fields if name.startswith(("drop_", "size_")) and name != "drop_path"]
+
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with other values, checked as every recipe is. Raises RecipeError."""
         return type(self).from_values({**self.model_dump(), **changes})

@@ -1,7 +1,6 @@
 """The reproduction in pieces: it stops when its time is over, goes on, and repeats nothing."""
 
 import json
-import os
 import signal
 import sys
 import time
@@ -136,15 +135,15 @@ def test_asked_to_end_is_as_ctrl_c(tmp_path, monkeypatch, number):
     before = signal.signal(number, lambda *_: None)
 
     def asked(command, end):
-        os.kill(os.getpid(), number)
-        time.sleep(60)
+        signal.raise_signal(number)
+        return 7  # reached where the signal is not what Ctrl-C is
 
     monkeypatch.setattr(reproduce, "run_until", asked)
     try:
         assert reproduce.main(["nowhere", "--out", str(tmp_path)]) == 130
         assert signal.getsignal(number) not in (before, signal.default_int_handler)
         signal.signal(number, signal.SIG_IGN)  # as nohup
-        monkeypatch.setattr(reproduce, "run_until", lambda *_: os.kill(os.getpid(), number) or 3)
+        monkeypatch.setattr(reproduce, "run_until", lambda *_: signal.raise_signal(number) or 3)
         assert reproduce.main(["nowhere", "--out", str(tmp_path)]) == 3
     finally:
         signal.signal(number, before)

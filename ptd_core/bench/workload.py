@@ -37,8 +37,7 @@ def random_images(recipe: Recipe) -> Dataset:
 
 def dropping_none(recipe: Recipe, **changes: object) -> Recipe:
     """The recipe with all tokens of whole images in all epochs, all of it trained, and other changes."""
-    drop = [name for name in Recipe.model_fields if name.startswith(("drop_", "size_")) and name != "drop_path"]
-    defaults = {name: Recipe.model_fields[name].default for name in [*drop, "frozen_blocks"]}
+    defaults = {name: Recipe.model_fields[name].default for name in (*Recipe.token_settings(), "frozen_blocks")}
     return recipe.replace(**{**defaults, "drop_final": 0.0, **changes})
 
 

@@ -40,11 +40,10 @@ def count(model: nn.Module, images: torch.Tensor, keep: tuple[int, ...] | None =
     """Operations per image of any model, counted by torch while it runs: no closed form needed, but a forward and
     a backward pass.
 
-    model: called with (images, keep), or with (images) alone where keep is None; gives logits, or logits and a loss;
-    images: (B, C, S, S), on the meta
-    device if the model is there, which costs no arithmetic. The counter's rule for a fused kernel's backward adds
-    the recomputation of its forward, and on the CPU older versions of torch count 0 for it: give explicit attention.
-    It is a real step without its update: gradients and statistics of batch norm change.
+    model: called with (images, keep), or with (images) alone where keep is None; gives logits, or logits and a loss.
+    images: (B, C, S, S), on the meta device if the model is there, which costs no arithmetic. The counter's rule for a
+    fused kernel's backward adds the recomputation of its forward, and on the CPU older versions of torch count 0 for
+    it: give explicit attention. It is a real step without its update: gradients and statistics of batch norm change.
     """
     with FlopCounterMode(display=False) as counter:
         out = model(images) if keep is None else model(images, keep)

@@ -25,7 +25,6 @@ from ptd_core.views.pictures import colour_table, outline_path, png_address, shr
 CURRICULUM = ("init", "final", "start", "end", "gamma", "hold")
 PUBLISHED = {f"drop_{name}": getattr(DropSchedule(), name) for name in CURRICULUM} | {"epochs": 200}
 WITH_SLIDER = (*(f"drop_{name}" for name in CURRICULUM), "drop_block", "epochs")
-NO_TOKEN_DROP = ("drop_path",)  # by its name alone
 MAX_RATIO = 95  # percent: where the sliders for drop ratios end, if so many tokens can be dropped
 DATA_BYTES = 680_000  # of a saliency page before base64: the page stays below 1 MiB
 MAX_IMAGES = 48
@@ -47,8 +46,8 @@ def schedule_page(recipe: Recipe, num_classes: int) -> str:
     What else a recipe can do with tokens has no slider: the page and its YAML have the defaults there; but for the
     score, which stays the recipe's own where the model has no class token to ask.
     """
-    others = (*WITH_SLIDER, *NO_TOKEN_DROP, *(() if _has_class_token(recipe) else ("drop_score",)))
-    rest = [name for name in Recipe.model_fields if name.startswith(("drop_", "size_")) and name not in others]
+    others = (*WITH_SLIDER, *(() if _has_class_token(recipe) else ("drop_score",)))
+    rest = [name for name in Recipe.token_settings() if name not in others]
     recipe = recipe.replace(**{name: Recipe.model_fields[name].default for name in rest})
     vit = recipe.vit
     data = {
