@@ -154,6 +154,6 @@ def test_other_images_and_other_weights_are_refused(runs, tmp_path, monkeypatch)
         evaluate_runs(folders[2:], ["keep=1"])
     file.write_bytes(whole)
     other = dataclasses.replace(made[0].dataset, classes=tuple("abcdefghij"))
-    monkeypatch.setattr("ptd_core.recipe.load", lambda *arguments, **options: other)
+    monkeypatch.setattr("ptd_core.recipe.parts.load", lambda *arguments, **options: other)
     with pytest.raises(OutputError, match="other images"):
         evaluate_runs(folders[:1], ["keep=1"])
