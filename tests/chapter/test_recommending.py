@@ -57,6 +57,36 @@ def test_an_arm_is_chosen_that_loses_nothing_and_beats_equal_time(arms, says):
     assert chosen(direction(**arms)).startswith(says)
 
 
+def confirmed(one):
+    """The arm that other seeds should confirm, None if there is none."""
+    said = chosen(one)
+    return said.partition("To be confirmed on other seeds: ")[2].partition(",")[0] or None
+
+
+@pytest.mark.parametrize(
+    ("arms", "arm"),
+    [
+        ({"steps_50": -0.25}, "steps_50"),  # 2.1448 * 0.0791 / sqrt(15) = 0.044: down to -0.294
+        ({"steps_50": -0.26}, None),  # -0.304
+        ({"steps_50": -0.25, "equal_time": -0.36}, "steps_50"),  # better by 0.11 (0.098)
+        ({"steps_50": -0.25, "equal_time": -0.34}, None),
+        ({"steps_50": -0.25, "ptd": 0.3}, "steps_50"),  # saves more than what passes
+        ({"steps_50": -0.1, "ptd": 0.3}, "steps_50"),
+        ({"seeds": 4, "steps_50": 2.0}, None),
+    ],
+)
+def test_other_seeds_are_to_confirm_what_could_pass_with_fifteen_of_them(arms, arm):
+    assert confirmed(direction(**arms)) == arm
+
+
+@pytest.mark.parametrize(("shift", "arm"), [(0, "ptd"), (10, "ptd"), (11, None), (15, None)])
+def test_nothing_is_to_be_confirmed_without_five_seeds_that_had_no_part(shift, arm):
+    """Seeds are 0 to 19."""
+    one = direction(ptd=0.3)
+    runs = [dataclasses.replace(run, seed=run.seed + shift) for run in one.runs]
+    assert confirmed(dataclasses.replace(one, runs=runs)) == arm
+
+
 @pytest.mark.parametrize("lacking", ["sizes", "all_tokens_13"])
 @pytest.mark.parametrize("seeds", [{3}, set(range(5))])
 def test_an_arm_that_lacks_records_leaves_it_open(lacking, seeds):

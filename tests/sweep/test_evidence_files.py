@@ -13,7 +13,7 @@ from ptd_core.sweep.plan import read_plan
 
 SWEEPS = PROJECT_ROOT / "parameters" / "sweeps"
 TWINS = sorted((SWEEPS / "full").glob("*.yaml"))
-DIRECTIONS = [SWEEPS / "evidence" / "direction.yaml", *(path for path in TWINS if path.stem.endswith("direction"))]
+IN_EQUAL_TIME = [path for path in SWEEPS.glob("*/*.yaml") if path.stem.endswith(("direction", "steeper"))]
 IN_EPOCHS = {"epochs", "drop_start", "drop_end"}
 
 
@@ -31,7 +31,7 @@ def operations(recipe):
     return run_training_cost(recipe.vit, 100, recipe.token_drop, recipe.keeps, recipe.sides)[0]
 
 
-@pytest.mark.parametrize("path", DIRECTIONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(IN_EQUAL_TIME), ids=lambda path: path.stem)
 def test_an_arm_that_saves_is_compared_with_all_tokens_in_as_much_time(path):
     """The control with fewer epochs is the one whose operations come nearest to the arm's."""
     recipes = arms(path)
