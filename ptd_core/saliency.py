@@ -52,9 +52,12 @@ class Chosen:
 
 
 def attention_rows(query_BHnD: Tensor, key_BHTD: Tensor) -> Tensor:
-    """Rows of softmaxed attention for some queries: (B, H, n, T)."""
-    scale = query_BHnD.shape[-1] ** -0.5
-    return (query_BHnD * scale @ key_BHTD.transpose(-2, -1)).softmax(dim=-1)
+    """Rows of softmaxed attention for some queries: (B, H, n, T), in float32 or better.
+
+    In bfloat16, which autocast keeps on the CPU, near ones would become equal and the choice among them arbitrary.
+    """
+    logits_BHnT = query_BHnD * query_BHnD.shape[-1] ** -0.5 @ key_BHTD.transpose(-2, -1)
+    return logits_BHnT.to(torch.promote_types(logits_BHnT.dtype, torch.float32)).softmax(dim=-1)
 
 
 def class_attention(query_BH1D: Tensor, key_BHTD: Tensor) -> Tensor:

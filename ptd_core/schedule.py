@@ -42,7 +42,8 @@ class DropSchedule:
         d(t) = d_final                                                       t >= t_e
 
     where init = d_init, final = d_final (ratios), start = t_s, end = t_e (epochs), gamma the exponent. With hold=False,
-    d(t) = 0 for t >= t_e. shape: one of SHAPES, which take these numbers as their docstrings say. epochs: of the run,
+    of RISING shapes alone, d(t) = 0 for t >= t_e. shape: one of SHAPES, which take these numbers as their docstrings
+    say; what a docstring does not name, the shape has no use for. epochs: of the run,
     for those that need them. stages: kept shares, of "steps" alone. cycle: epochs of a period, of "cyclic" alone.
     tail: epochs at the end with all tokens. multiple: kept tokens are multiples of it.
 
@@ -73,6 +74,11 @@ class DropSchedule:
             raise ValueError(f"gamma must be above 0; got {self.gamma}")
         if self.shape not in SHAPES:
             raise ValueError(f"shape must be one of {', '.join(SHAPES)}; got {self.shape!r}")
+        if not self.hold and self.shape not in RISING:
+            raise ValueError(
+                f"hold = False is of shape = {' or '.join(map(repr, RISING))}; got {self.shape!r}, "
+                "which `tail` gives epochs with all tokens at the end"
+            )
         if self.epochs is None and (self.shape in ("reversed", "steps") or self.tail):
             raise ValueError(f"epochs, the run's, must be known for shape = {self.shape!r} and tail = {self.tail}")
         if (self.stages is None) == (self.shape == "steps"):
@@ -162,6 +168,7 @@ SHAPES: dict[str, Callable[[DropSchedule, int], float]] = {
     "flat": flat,
     "cyclic": cyclic,
 }
+RISING = ("polynomial", "cosine")  # from start to end, and then held or not
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:

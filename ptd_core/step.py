@@ -53,7 +53,8 @@ class TrainingStep:
     network cannot see for itself, which it then takes after keep.
 
     A shard is computed in `accumulate_steps` micro-batches, whose gradients add up to those of the whole: up to
-    rounding, to the draws of dropout and drop-path, and to batch norm, which normalises each by its own statistics.
+    rounding, to random draws (dropout, drop-path, scores and choices by chance), to batch norm, which normalises each
+    by its own statistics, and to DynamicViT's loss on tokens, a mean over those that each has left.
     """
 
     def __init__(

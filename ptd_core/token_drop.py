@@ -133,7 +133,8 @@ class TokenDropViT(nn.Module):
         vit_parts.refuse_unfit(vit)
         if drop.asks_the_class_token:
             what = f"the fate {drop.fate}" if drop.fate == "fuse" else f"the score {drop.score}"
-            vit_parts.refuse_without_class_token(vit, f"{what} is the class token's attention")
+            other = ", or choose a score that needs none, such as norm, and another fate than fuse"
+            vit_parts.refuse_without_class_token(vit, f"{what} is the class token's attention", other)
         if drop.blocks[-1] >= len(vit.blocks):
             raise ValueError(f"blocks = {drop.blocks}: this ViT has the blocks 0 to {len(vit.blocks) - 1}")
         if drop.until is not None and drop.until > len(vit.blocks):
@@ -171,7 +172,7 @@ class TokenDropViT(nn.Module):
         if given_BG is not None and given_BG.requires_grad:
             gate_BG = 1 + (given_BG - given_BG.detach())  # ones, whose gradient is sum_E dloss/dx x
             x_BTE = torch.cat([x_BTE[:, :-patches], x_BTE[:, -patches:] * gate_BG.unsqueeze(-1)], dim=1)
-        keep = keep or (patches,) * len(self.drop.blocks)
+        keep = (patches,) * len(self.drop.blocks) if keep is None else keep
         see = partial(Seen, prefix=x_BTE.shape[1] - patches, grid=math.isqrt(patches), given_BG=given_BG)
         drop = partial(self._drop, see=see, trace=trace)
         drops = {

@@ -44,3 +44,16 @@ def test_gather_takes_the_tokens_at_the_index():
     x = torch.randn(2, 6, 3)
     index = torch.tensor([[0, 2, 5], [0, 1, 4]])
     assert torch.equal(gather_tokens(x, index), torch.stack([x[0, [0, 2, 5]], x[1, [0, 1, 4]]]))
+
+
+def test_attention_is_told_apart_in_bfloat16_too():
+    """On the CPU autocast keeps softmax in bfloat16, in which near ones are equal and any of them would be kept."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 3, n, 16, generator=generator) * 0.3 for n in (1, 257))
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = patch_scores(class_attention(query, key))
+        logits = query * 16**-0.5 @ key.transpose(-2, -1)
+    assert scores.dtype == torch.float32 and logits.dtype == torch.bfloat16
+    expected = logits.double().softmax(-1).mean(dim=1)[:, 0, 1:]
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=0)
+    assert all(len(row.unique()) > 240 for row in scores)

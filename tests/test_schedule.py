@@ -64,6 +64,14 @@ def test_options_of_the_schedule():
     assert DropSchedule(start=0, end=10, final=1 / 2, gamma=1.5).ratio(4) == pytest.approx(0.5 * 0.4**1.5, rel=1e-12)
 
 
+@pytest.mark.parametrize("shape", ["reversed", "flat", "cyclic", "steps"])
+def test_a_shape_that_holds_nothing_is_not_told_to_let_go(shape):
+    needed = {"cyclic": {"cycle": 4}, "steps": {"stages": Stages((0.5, 1.0), (1.0, 1.0))}}.get(shape, {})
+    shaped(shape, **needed)
+    with pytest.raises(ValueError, match=f"hold = False is of shape = 'polynomial' or 'cosine'; got '{shape}'"):
+        shaped(shape, hold=False, **needed)
+
+
 def shaped(shape, **settings):
     return DropSchedule(**{"final": 0.5, "start": 2, "end": 8, "epochs": 10, "shape": shape, **settings})
 

@@ -89,6 +89,18 @@ def test_timm_models_too(kind, fused, blocks, keep):
     assert_equal_with_gradients(vit, TokenDrop(blocks), keep, images)
 
 
+def test_no_number_is_not_the_same_as_no_keep():
+    with pytest.raises(ValueError, match=r"one number for each of the blocks \(1,\); got \(\)"):
+        TokenDropViT(small(), TokenDrop((1,)))(torch.zeros(1, 3, 16, 16), ())
+
+
+def test_a_vit_that_has_dropped_patches_before_is_refused():
+    """Whose places in the image nobody knows any more."""
+    vit = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=48, num_heads=3, patch_drop_rate=0.5)
+    with pytest.raises(ValueError, match=r"its patch_drop has dropped some before.*patch_drop_rate=0"):
+        TokenDropViT(vit)
+
+
 @pytest.mark.parametrize("kind", ["hybrid", *VITS])
 def test_without_keep_it_is_the_vit_itself(kind):
     vit = small().double() if kind == "hybrid" else timm_vit(kind)

@@ -67,8 +67,9 @@ def policies(recipe: Recipe, settings: list[str]) -> list[Recipe]:
 def points(policy: Recipe, keeps: list[str]) -> list[Point]:
     """A policy with each share or number of kept tokens, most first; those that come to the same tokens once.
 
-    keeps: ".5" is half of the patch tokens, "32" so many, "1" all. With several dropping blocks a share is that of each
-    drop, times its factor in drop_shares. Raises RecipeError for anything else and for what the policy cannot keep.
+    keeps: ".5" is half of the patch tokens, "32" so many, "1" all; or as many as drop_multiple and the method allow.
+    With several dropping blocks a share is that of each drop, whose ratio is multiplied by its factor in drop_shares.
+    Raises RecipeError for anything else and for what the policy cannot keep.
     """
     tokens, found = policy.vit.patch_tokens, {}
     for text in keeps:

@@ -46,24 +46,26 @@ def provenance(network: nn.Module, images: Tensor, keep: Keep, given_BG: Tensor 
     network: a TokenDropViT or one of the rivals. given_BG: the score of every patch token (B, N), where it wants one.
     Raises ValueError for another module, as the network does, and for images that are not square.
     """
-    grid, trace = grid_of(network.vit, images), []
+    grid, trace, one_more = grid_of(network.vit, images), [], False  # one more: token, that stands for the rest
+    all_BN = torch.arange(grid * grid, device=images.device).expand(len(images), -1)
     with evaluating(network):
         if isinstance(network, TokenDropViT):
             network.run_blocks(images, keep, given_BG, trace)
             part_BN, rest = _through_drops(trace, network.drop.fate), _REST[network.drop.fate]
+            one_more = rest == FUSED and keep[-1] < trace[-1].place_BN.shape[1]
         elif isinstance(network, ToMeViT):
             network(images, keep, trace)
             part_BN, rest = _through_merges(trace, grid * grid), GONE
         elif isinstance(network, EvoViT):
             network(images, keep, trace)
-            part_BN, rest = _kept_of(trace[-1:], network.vit.num_prefix_tokens, grid * grid), FOLLOWING
+            part_BN, rest = _kept_of(trace[-1:], network.vit.num_prefix_tokens, all_BN), FOLLOWING
+            one_more = bool(trace)
         elif isinstance(network, DynamicViT):
             network(images, keep, trace)
-            part_BN, rest = _kept_of(trace, network.vit.num_prefix_tokens, grid * grid), GONE
+            part_BN, rest = _kept_of(trace, network.vit.num_prefix_tokens, all_BN), GONE
         else:
             raise ValueError(f"{type(network).__name__} reduces no tokens in a way that is known here")
-    computed = keep[-1] + (rest in (FUSED, FOLLOWING))
-    return Provenance(part_BN.unflatten(1, (grid, grid)).cpu(), rest, computed)
+    return Provenance(part_BN.unflatten(1, (grid, grid)).cpu(), rest, keep[-1] + one_more)
 
 
 def _through_drops(trace: list[Chosen], fate: str) -> Tensor:
@@ -102,9 +104,12 @@ def _through_merges(trace: list[Pairs], tokens: int) -> Tensor:
     return first.gather(1, where_BT[:, 1:])
 
 
-def _kept_of(trace: list[Tensor], prefix: int, tokens: int) -> Tensor:
-    """Their own place for those that are kept, each time of those kept before, -1 for the others: (B, N)."""
-    place = torch.arange(tokens, device=trace[0].device).expand(len(trace[0]), -1)
+def _kept_of(trace: list[Tensor], prefix: int, all_BN: Tensor) -> Tensor:
+    """Their own place for those that are kept, each time of those kept before, -1 for the others: (B, N).
+
+    all_BN: the places of all tokens.
+    """
+    place = all_BN
     for index_BK in trace:
         place = place.gather(1, index_BK[:, prefix:] - prefix)
-    return torch.full((len(place), tokens), -1, device=place.device).scatter(1, place, place)
+    return torch.full_like(all_BN, -1).scatter(1, place, place)

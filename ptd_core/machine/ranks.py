@@ -2,7 +2,7 @@
 
 A rank is one process with one device, started by torchrun. Every rank makes its own shard of each batch, augmented
 and mixed as in the whole batch that a single process would make, and trains on it: the run is that of one process, up
-to rounding and to the draws of dropout and drop-path.
+to rounding, to random draws (dropout, drop-path, scores and choices by chance) and to DynamicViT's loss on tokens.
 """
 
 import gc

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NoReturn
 
-from ptd_core.parameters import decimals, stages
+from ptd_core.parameters import decimals, stages, whole_numbers
 from ptd_core.schedule import DropSchedule
 
 if TYPE_CHECKING:
@@ -85,11 +85,18 @@ def _policy(recipe: "Recipe") -> None:
     """That there is a schedule and a policy, each in itself."""
     if recipe.drop_end < recipe.drop_start:
         _refuse(recipe, "drop_start drop_end", "drop_end must not come before drop_start")
+    if recipe.drop_method == "tome" and recipe.drop_block:
+        _refuse(recipe, "drop_method drop_block", "tome merges in every block")
     if recipe.drop_block and recipe.drop_blocks:
         _refuse(recipe, "drop_block drop_blocks", "name the dropping blocks in one of them")
     for shape, needed in (("steps", "drop_stages"), ("cyclic", "drop_cycle")):
         if bool(getattr(recipe, needed)) != (recipe.drop_shape == shape):
             _refuse(recipe, f"drop_shape {needed}", f"{shape} needs {needed}, and nothing else does")
+    blocks = whole_numbers(recipe.drop_blocks) or (recipe.drop_block,)
+    if recipe.drop_fate == "bypass" and recipe.drop_until == -1 and max(blocks) >= recipe.vit.depth - 1:
+        name = "drop_blocks" if recipe.drop_blocks else "drop_block"
+        why = "there is no block after it before which the tokens could be back; drop_until may be the end"
+        _refuse(recipe, f"drop_fate {name} {_of_model(recipe, 'depth')}", why)
     try:
         _ = recipe.token_drop, recipe.schedule
     except ValueError as error:  # which begins with the field's name
@@ -140,9 +147,10 @@ def _kept_tokens(recipe: "Recipe") -> None:
     schedule, drop, shares = recipe.schedule, recipe.token_drop, decimals(recipe.drop_shares)
     sides = [int(side) for side in _sides(recipe)]
     tokens = recipe.grid_at(min(sides)) ** 2
-    steps = schedule.stages.values if schedule.stages else ()
     ratios = [("drop_init", recipe.drop_init), ("drop_final", recipe.drop_final)]
-    for name, ratio in [*ratios, *(("drop_stages", 1 - kept) for kept in steps)]:
+    if schedule.stages:  # the shape that has no use for those two
+        ratios = [("drop_stages", 1 - kept) for kept in schedule.stages.values]
+    for name, ratio in ratios:
         if DropSchedule.tokens_at_ratio(ratio, tokens) < 1:
             why = f"of {tokens} patch tokens less than one would be kept"
             _refuse(recipe, f"{name} image_size {_of_model(recipe, 'stem_stride')}", why)

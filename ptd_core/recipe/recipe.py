@@ -56,11 +56,14 @@ class Recipe(Parts):
     def keep_at(self, ratio: float, side: int | None = None) -> Keep | None:
         """What a TokenDropViT is told at a drop ratio: kept patch tokens of each dropping block, None for all.
 
-        side: of the images in pixels, by default image_size.
+        side: of the images in pixels, by default image_size. Raises ValueError if a factor in drop_shares would make
+        the ratio 1 or more.
         """
         schedule, drop = self.schedule, self.token_drop
         tokens, keep, dropping = self.grid_at(side or self.image_size) ** 2, [], False
         for share in decimals(self.drop_shares) or (1.0,) * len(drop.blocks):
+            if share * ratio >= 1:
+                raise ValueError(f"{share} of drop_shares times a drop ratio of {ratio:.4g} leaves no token")
             keep.append(drop.nearest(schedule.kept_at_ratio(share * ratio, tokens), tokens))
             dropping |= keep[-1] < tokens
             tokens = drop.left(keep[-1], tokens)

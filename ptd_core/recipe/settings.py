@@ -134,7 +134,7 @@ class Settings(BaseModel):
     drop_start: int = _setting(2, "epoch at which the drop ratio begins to rise, counted from 0", ge=0, le=10**6)
     drop_end: int = _setting(8, "epoch from which it is drop_final", ge=0, le=10**6)
     drop_gamma: float = _setting(2.0, "exponent of the rise", gt=0, le=16)
-    drop_hold: bool = _setting(True, "hold drop_final after drop_end; False: all tokens again")
+    drop_hold: bool = _setting(True, "hold drop_final after drop_end; False (polynomial, cosine): all tokens again")
     drop_block: int = _setting(0, "block that drops tokens, counted from 0", ge=0)
     drop_blocks: str = _setting("", "several such blocks, as 3, 6, 9; each drops of the tokens that reach it")
     drop_shares: str = _setting("", "for each of drop_blocks a factor of the drop ratio, as 1, 1.7, 2.2; empty: 1 each")

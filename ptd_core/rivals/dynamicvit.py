@@ -45,12 +45,19 @@ class DynamicViT(nn.Module):
     discarded, and the result is logits. None is exactly `vit(images)`.
 
     teacher: a ViT of the same shape, in evaluation mode; published: the trained model itself. It is no part of this
-    module. Raises ValueError for a ViT or blocks that TokenDropViT would refuse, and for such a keep.
+    module. Raises ValueError for a ViT or blocks that TokenDropViT would refuse, for one whose head looks at more than
+    the class token, since in training dropped tokens are still there, and for such a keep.
     """
 
     def __init__(self, vit: nn.Module, blocks: tuple[int, ...], teacher: nn.Module):
         super().__init__()
         vit_parts.refuse_unfit(vit)
+        vit_parts.refuse_without_class_token(vit, "DynamicViT masks tokens for it alone")
+        if getattr(vit, "global_pool", "token") != "token":
+            raise ValueError(
+                f"global_pool = {vit.global_pool!r}: DynamicViT masks dropped tokens in attention, and this head would "
+                "pool them; build the ViT with global_pool='token'"
+            )
         if blocks[-1] >= len(vit.blocks):
             raise ValueError(f"blocks = {blocks}: this ViT has the blocks 0 to {len(vit.blocks) - 1}")
         self.vit, self.blocks = vit, blocks
@@ -126,5 +133,6 @@ def masked_block(block: nn.Module, x_BTE: Tensor, left_BT: Tensor) -> Tensor:
     mask_B1TT = (left_BT[:, None, :] + (1 - left_BT[:, None, :]) * itself_TT).unsqueeze(1).to(logits_BHTT.dtype)
     power_BHTT = (logits_BHTT - logits_BHTT.amax(dim=-1, keepdim=True)).exp() * mask_B1TT
     weight_BHTT = (power_BHTT + EPSILON / x_BTE.shape[1]) / (power_BHTT.sum(dim=-1, keepdim=True) + EPSILON)
-    attended = vit_parts.project_out(attention, normed_BTE, weight_BHTT.to(value.dtype) @ value)
+    weight_BHTT = vit_parts.attention_dropout(attention, weight_BHTT.to(value.dtype))
+    attended = vit_parts.project_out(attention, normed_BTE, weight_BHTT @ value)
     return vit_parts.mlp_residual(block, vit_parts.attention_residual(block, x_BTE, attended))

@@ -20,9 +20,10 @@ class EvoViT(nn.Module):
     """A ViT whose blocks from `start` on compute slow tokens only: `EvoViT(vit, start)(images, keep)`.
 
     keep: a tuple with one number, the slow patch tokens of each of these blocks: those of the highest class attention,
-    a running mean over the blocks so far. The others, the fast ones, are represented in the block by their mean,
-    weighted by that attention; each is updated by what the block adds to this token, and keeps its place. Every block
-    chooses anew. No gradient flows through the attention that chooses and weighs. None is exactly `vit(images)`.
+    a running mean over the blocks so far (their code begins it at the block before `start`). The others, the fast ones,
+    are represented in the block by their mean, weighted by that attention; each is updated by what the block adds to
+    this token, and keeps its place. Every block chooses anew. No gradient flows through the attention that chooses and
+    weighs. None is exactly `vit(images)`.
 
     Raises ValueError for a ViT without class token, a start that leaves no block before or after it, and a number that
     is not from 1 to the patch tokens.

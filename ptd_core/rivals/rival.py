@@ -33,6 +33,8 @@ class Rival:
     def __post_init__(self) -> None:
         if self.name not in NETWORKS:
             raise ValueError(f"method must be one of {', '.join(NETWORKS)}; got {self.name!r}")
+        if self.name == "evo_vit" and self.depth < 2:
+            raise ValueError("method = 'evo_vit' looks at a block before it chooses: the ViT needs at least 2 blocks")
         if self.name == "evo_vit" and not 1 <= self.blocks[0] < self.depth:
             raise ValueError(f"block must be from 1 to {self.depth - 1} for evo_vit; got {self.blocks[0]}")
         if self.name != "dynamicvit" and len(self.blocks) > 1:

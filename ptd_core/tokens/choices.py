@@ -14,7 +14,7 @@ from ptd_core.saliency import gather_tokens
 
 Choice = Callable[[Tensor, int, Tensor], Tensor]
 
-ROUNDS = 2  # of farthest tokens, as ToE expands its set
+ROUNDS = 2  # of farthest tokens, as ToE expands its set in each of its stages
 _CHOSEN = 4.0  # above every cosine distance, which is at most 2
 
 
@@ -33,7 +33,10 @@ def sample(scores_BN: Tensor, keep: int, x_BNE: Tensor) -> Tensor:
 
 
 def greedy(scores_BN: Tensor, keep: int, x_BNE: Tensor) -> Tensor:
-    """Tokens that spread over the features, as ToE: half of them evenly over the image, the rest the farthest ones.
+    """Tokens that spread over the features: half of them evenly over the image, the rest the farthest ones.
+
+    That is ToE where half of all tokens are kept, its first stage. Its later stages begin with as few seeds, a quarter
+    of all tokens, and add rounds.
 
     The rest are found in ROUNDS rounds: in each those whose cosine distance to the nearest chosen token is largest.
     The scores, see `saliency.distance_score`, do not rank them: a token is far or near to a set, not by itself.

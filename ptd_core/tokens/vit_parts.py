@@ -86,6 +86,11 @@ def attend(
     return project_out(attention, x_BKE, out)
 
 
+def attention_dropout(attention: nn.Module, weight_BHnT: Tensor) -> Tensor:
+    """The attention's own dropout of its softmaxed weights."""
+    return _part(attention, "attn_drop")(weight_BHnT)
+
+
 def project_out(attention: nn.Module, x_BKE: Tensor, out_BHKD: Tensor) -> Tensor:
     """What the heads found for the tokens x, joined and projected: (B, K, E)."""
     out = _part(attention, "norm")(out_BHKD.transpose(1, 2).flatten(2))
@@ -133,6 +138,11 @@ def refuse_unfit(vit: nn.Module) -> None:
             else "it is no plain sequence of tokens through pre-norm blocks"
         )
         raise ValueError(f"{name} cannot drop tokens: {reason}; {_WORKS}")
+    if not isinstance(_part(vit, "patch_drop"), nn.Identity):
+        raise ValueError(
+            f"{name} cannot drop tokens: its patch_drop has dropped some before, whose places are lost; build it with "
+            f"patch_drop_rate=0 and choose the score 'random' for such a drop; {_WORKS}"
+        )
     for block in vit.blocks:
         if not getattr(block, "pre_norm", type(block) is vision_transformer.Block):
             raise ValueError(
@@ -146,12 +156,13 @@ def refuse_unfit(vit: nn.Module) -> None:
             )
 
 
-def refuse_without_class_token(vit: nn.Module, asks: str) -> None:
-    """Raises ValueError for a ViT without class token. asks: a phrase that says what needs it."""
+def refuse_without_class_token(vit: nn.Module, asks: str, otherwise: str = "") -> None:
+    """Raises ValueError for a ViT without class token. asks: a phrase that says what needs it; otherwise: what else
+    than another ViT would help."""
     if getattr(vit, "cls_token", None) is None:
         raise ValueError(
             f"{type(vit).__name__} has no class token, and {asks}; build it with class_token=True, "
-            f"global_pool='token', or choose a score that needs none, such as norm or attention_received; {_WORKS}"
+            f"global_pool='token'{otherwise}; {_WORKS}"
         )
 
 

@@ -60,5 +60,5 @@ def test_without_a_class_token_those_are_left_that_need_none():
         drop_score="norm",
     )
     reasons = {}
-    assert set(methods(plain, refused=reasons)) == {"dynamicvit", "patchdropout", "pss", "random_ltd", "toe"}
+    assert set(methods(plain, refused=reasons)) == {"patchdropout", "pss", "random_ltd", "toe"}
     assert all("class token" in reasons[name] for name in ("ptd", "evit", "skipvit", "evo_vit", "tome"))

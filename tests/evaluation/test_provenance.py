@@ -104,3 +104,11 @@ def test_what_is_no_method_is_refused():
 
     with pytest.raises(ValueError, match="Other reduces no tokens"):
         provenance(Other(), IMAGES.float(), (3,))
+
+
+def test_what_keeps_all_adds_no_token():
+    """The token that was fused before is one of those that reach a last block which keeps all."""
+    vit = small().double().eval()
+    assert provenance(TokenDropViT(vit, TokenDrop((0, 1), fate="fuse")), IMAGES, (10, 11)).computed == 11
+    slow = provenance(EvoViT(vit, 1), IMAGES, (64,))
+    assert slow.computed == 64 and torch.equal(slow.part_BGG.flatten(1), torch.arange(64).expand(2, -1))

@@ -83,3 +83,11 @@ def test_kept_tokens_that_are_none_are_refused(tiny, keep):
 def test_settings_that_are_none_are_refused(tiny, settings, said):
     with pytest.raises(RecipeError, match=said):
         policies(tiny(), settings)
+
+
+def test_factors_that_leave_no_token_are_refused_as_in_training(tiny):
+    """2.2 x .5 is above 1: it was one token, silently."""
+    recipe = tiny(drop_blocks="0, 1", drop_shares="1, 2.2", drop_final=0.3)
+    assert points(recipe, [".6"])[0].keep == (38, 4)
+    with pytest.raises(RecipeError, match=r"keep = '.5': 2.2 of drop_shares times a drop ratio of 0.5 leaves no token"):
+        points(recipe, [".5"])

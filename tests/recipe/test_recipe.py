@@ -59,7 +59,15 @@ FILES = sorted((ROOT / "parameters").glob("*.yaml"))
         ({"drop_shape": "steps", "drop_stages": ".5/1 at 50"}, ["drop_stages", "one share", "got '.5/1 at 50'"]),
         ({"drop_shape": "steps", "drop_stages": "1.5 at 1"}, ["drop_stages", "kept shares, above 0 up to 1"]),
         ({"drop_shape": "cyclic"}, ["drop_cycle = 0", "cyclic needs drop_cycle"]),
-        ({"drop_fate": "bypass", "drop_block": 3}, ["drop_until", "a block after 3"]),
+        ({"drop_fate": "bypass", "drop_block": 3}, ["drop_block = 3", "depth = 4", "no block after it", "drop_until"]),
+        ({"drop_fate": "bypass", "drop_block": 2, "drop_until": 1}, ["drop_until", "a block after 2"]),
+        ({"drop_method": "tome", "drop_block": 1}, ["drop_method = 'tome'", "drop_block = 1", "in every block"]),
+        ({"drop_method": "evo_vit", "depth": 1}, ["drop_method", "at least 2 blocks"]),
+        (
+            {"drop_shape": "flat", "drop_hold": False},
+            ["drop_hold = False", "'polynomial' or 'cosine'", "tail"],
+        ),
+        ({"drop_shape": "reversed", "drop_hold": False}, ["drop_hold = False", "'reversed'"]),
         ({"drop_fate": "bypass", "drop_until": 5}, ["drop_until = 5", "4 is the end"]),
         ({"drop_fate": "bypass", "drop_blocks": "0, 1"}, ["drop_fate = 'bypass'", "one route"]),
         ({"drop_until": 2}, ["drop_until", "of fate = 'bypass' alone"]),
@@ -87,6 +95,12 @@ def test_bad_values_are_refused_by_name(values, words):
         Recipe.from_values(values)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_ratios_that_a_shape_has_no_use_for_are_not_held_against_it():
+    """Of one token none can be dropped, which steps of 1 do not."""
+    recipe = Recipe(image_size=8, stem_stride=8, drop_shape="steps", drop_stages="1 at 1")
+    assert recipe.drop_final > 0 and set(recipe.keeps) == {None}
 
 
 def test_settings_that_hold_several_numbers_may_hold_one():

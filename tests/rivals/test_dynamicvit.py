@@ -1,11 +1,15 @@
 """Masked training against gathered evaluation, the losses by hand, and who learns from what."""
 
+import functools
+
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from test_model import small
 from test_token_drop import timm_vit
 
+from ptd_core.rivals import dynamicvit
 from ptd_core.rivals.dynamicvit import DynamicViT, masked_block
 from ptd_core.saliency import gather_tokens
 
@@ -94,20 +98,54 @@ def test_the_predictors_learn_from_the_answers_too():
     assert all(parameter.grad is None for parameter in module._teacher[0].parameters())
 
 
-def test_the_shares_are_learned():
-    """The ratio loss alone: after some steps the predictors keep about as many as they are told."""
+def test_the_shares_are_learned(monkeypatch):
+    """By the ratio loss alone both predictors come to leave as many tokens as they are told, far fewer than at first."""
+    for other in ("CLASS_WEIGHT", "TOKEN_WEIGHT"):
+        monkeypatch.setattr(dynamicvit, other, 0.0)
     torch.manual_seed(0)
     module = DynamicViT(small(), (1, 2), small().eval()).train()
     optimizer = torch.optim.Adam(module.predictors.parameters(), lr=3e-3)
-    data = images(16).float()
+    data, drawn, real = images(16).float(), [], F.gumbel_softmax
+
+    def recorded(log_probabilities, hard):
+        drawn.append(real(log_probabilities, hard=hard))
+        return drawn[-1]
+
+    monkeypatch.setattr(F, "gumbel_softmax", recorded)
     for _ in range(60):
         optimizer.zero_grad()
-        _, loss = module(data, (32, 16))
+        _, loss = module(data, (16, 8))
         loss.backward()
         optimizer.step()
-    x = module.vit.embed(data)[:, 1:]
-    shares = module.predictors[0](x, torch.ones_like(x[:, :, :1])).exp()[:, :, 0].mean().item()
-    assert shares == pytest.approx(0.5, abs=0.1)
+    kept = torch.stack(drawn)[..., 0].detach()  # two predictors a step
+    shares = [(first.mean().item(), (first * second).mean().item()) for first, second in zip(kept[::2], kept[1::2])]
+    assert shares[0][0] > 0.4 and shares[0][1] > 0.2
+    late = [sum(column) / 10 for column in zip(*shares[-10:])]
+    assert late == pytest.approx([16 / 64, 8 / 64], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"class_token": False, "global_pool": "avg"}, "has no class token, and DynamicViT"),
+        ({"global_pool": "avg"}, "global_pool = 'avg': DynamicViT masks dropped tokens"),
+        ({"global_pool": "map"}, "global_pool = 'map': DynamicViT masks dropped tokens"),
+    ],
+)
+def test_a_head_that_would_see_dropped_tokens_in_training_is_refused(arguments, says):
+    make = functools.partial(timm.create_model, "vit_tiny_patch16_224", depth=2, embed_dim=48, num_heads=3, **arguments)
+    with pytest.raises(ValueError, match=says):
+        DynamicViT(make(), (1,), make())
+
+
+def test_attention_has_its_own_dropout():
+    block = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=48, num_heads=3, attn_drop_rate=0.5).blocks[0]
+    x, everything = torch.randn(2, 9, 48, generator=torch.Generator().manual_seed(0)), torch.ones(2, 9)
+    block.train()
+    first, second = (masked_block(block, x, everything) for _ in range(2))
+    assert not torch.allclose(first, second)
+    block.eval()
+    assert torch.equal(masked_block(block, x, everything), masked_block(block, x, everything))
 
 
 def test_an_image_of_which_chance_leaves_no_token_is_no_nan(monkeypatch):
