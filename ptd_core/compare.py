@@ -6,6 +6,7 @@ every seed a point in the figure. A sweep's folder holds a table of its runs: no
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ptd_core.errors import PTDError
@@ -26,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
         cells = read_cells(options.folders)
         if options.table:
             make_folder(options.table)
-            write_runs([run for cell in cells for run in cell.runs], options.table)
+            # Under the names that tell the cells apart here: two sweeps may both have one that is called `base`.
+            write_runs([replace(run, cell=cell.name) for cell in cells for run in cell.runs], options.table)
         printed = compare(cells, options.figure)
     except PTDError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -215,4 +215,4 @@ def _short(value: Any) -> str:
         text = repr(value)
     except ValueError:  # Python prints no integer of more than 4,300 digits
         return "a number of thousands of digits"
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= 80 else f"{text[:36]} ... {text[-39:]}"  # a path says most at its end

@@ -2,8 +2,9 @@
 
 Copies the records (run.json, tables) and pictures (PNG, explorers) of finished runs, or the tables and the picture of
 a finished sweep, from runs/NAME/ to figures/NAME/; never checkpoints, weights or executed notebooks. An older copy is
-replaced whole; a sweep's only by one with its tables and its runs too. If anything cannot be published, nothing is
-copied. --unfinished: also the tables that a sweep has so far, with the names of the runs that are missing.
+replaced whole, but for Markdown files, which stay; only by one with its tables, explorers and runs too. If anything
+cannot be published, nothing is copied. --unfinished: also the tables that a sweep has so far, with the names of the
+runs that are missing.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from ptd_core.records.folders import NAME, RunFolder
 from ptd_core.records.run_record import RunRecord
 
 KINDS = (".csv", ".png", ".html")  # and run.json
+OLD = ".replaced"  # ends the name of a copy while another takes its place
 LARGEST = 2**20  # bytes of a file; a repository keeps what it has once held
 
 
@@ -50,6 +52,8 @@ def publish(names: list[str], out_dir: str, to: Path, unfinished: bool = False) 
     too large, or if something else stands in its place, or tables with runs that these lack.
     """
     names = list(dict.fromkeys(names))
+    for name in filter(NAME.fullmatch, names):
+        _bring_back(to / name)
     contents = {name: _publishable(name, out_dir, unfinished) for name in names}
     for name in names:
         _refuse_anything_else(to / name)
@@ -58,10 +62,10 @@ def publish(names: list[str], out_dir: str, to: Path, unfinished: bool = False) 
     try:
         for name, files in contents.items():
             staged[name].mkdir(parents=True)
-            for file in files:
+            notes = sorted((to / name).glob("*.md"))  # written by hand, about what is published
+            for file in [*files, *notes]:
                 shutil.copyfile(file, staged[name] / file.name)
-        for name, folder in staged.items():
-            _replace(folder, to / name)
+        _replace({folder: to / name for name, folder in staged.items()})
     except OSError as error:
         raise OutputError(f"{to}: cannot be written ({error.strerror or error})") from None
     finally:
@@ -107,32 +111,52 @@ def _refuse_anything_else(folder: Path) -> None:
         raise OutputError(f"{folder}: is no published run or sweep and is not replaced")
 
 
-def _refuse_loss(tables: Path, files: list[Path], older: Path) -> None:
-    """A sweep's published tables are replaced only by as many tables, with all of their runs."""
+def _refuse_loss(given: Path, files: list[Path], older: Path) -> None:
+    """What is published is replaced only by as many tables and explorers; a sweep's tables with all of their runs."""
+    kept = {path.name for path in older.glob("*") if path.suffix in (".csv", ".html")}
+    if lost := kept - {file.name for file in files}:
+        raise OutputError(f"{older}: holds {', '.join(sorted(lost))}, which {given} does not; delete {older} first")
     if not (older / RUNS).exists():
         return
-    if lost := {path.name for path in older.glob("*.csv")} - {file.name for file in files}:
-        raise OutputError(f"{older}: holds {', '.join(sorted(lost))}, which {tables} does not; delete {older} first")
-    there = {run.run for run in read_runs(tables)}
+    there = {run.run for run in read_runs(given)}
     if lost := [run.run for run in read_runs(older) if run.run not in there]:
         raise OutputError(
-            f"{older}: holds {len(lost)} run(s) that {tables} does not: {', '.join(lost)}. "
+            f"{older}: holds {len(lost)} run(s) that {given} does not: {', '.join(lost)}. "
             f"`python -m ptd_core.sweep ... --tables --records {older}` takes them over; or delete {older} first"
         )
 
 
-def _replace(staged: Path, folder: Path) -> None:
-    """Put one folder in the place of another, which is back there if that fails."""
-    aside = staged.with_suffix(".old")
-    if folder.exists():
-        os.rename(folder, aside)
+def _replace(folders: dict[Path, Path]) -> None:
+    """Put each staged folder in the place of another. If one fails, all are back."""
+    done: list[tuple[Path, Path]] = []  # where the older ones are, and where they were
     try:
-        os.rename(staged, folder)
+        for staged, folder in folders.items():
+            aside = folder.with_name(f".{folder.name}{OLD}")
+            if folder.exists():
+                os.rename(folder, aside)
+            done.append((aside, folder))
+            os.rename(staged, folder)
     except OSError:
-        if aside.exists():
-            os.rename(aside, folder)
+        for aside, folder in reversed(done):
+            if folder.exists():
+                shutil.rmtree(folder)
+            if aside.exists():
+                os.rename(aside, folder)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    for aside, _ in done:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _bring_back(folder: Path) -> None:
+    """Undo what a process that was killed between the two renames of `_replace` left."""
+    aside = folder.with_name(f".{folder.name}{OLD}")
+    try:
+        if aside.is_dir() and folder.exists():
+            shutil.rmtree(aside)
+        elif aside.is_dir():
+            os.rename(aside, folder)
+    except OSError as error:
+        raise OutputError(f"{aside}: cannot be put back ({error.strerror or error})") from None
 
 
 if __name__ == "__main__":

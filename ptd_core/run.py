@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import nn
 
 from ptd_core.data.dataset import Dataset
-from ptd_core.errors import OutputError, TrainingError
+from ptd_core.errors import DataError, OutputError, TrainingError
 from ptd_core.evaluation.model_card import ModelCard
 from ptd_core.machine.device import resolve_device
 from ptd_core.machine.interrupt import Interrupt, Stopped
@@ -24,8 +22,8 @@ from ptd_core.records.folders import RunFolder
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.ledger import time_ledger
 from ptd_core.records.run_record import ModelFacts, Results, RunRecord, Times, refuse_other_data, refuse_other_settings
-from ptd_core.records.stamp import stamp
-from ptd_core.trainer import Probe, Trainer, build_model
+from ptd_core.records.stamp import joined, stamp
+from ptd_core.trainer import Probe, Trainer
 from ptd_core.views.curves import save_run_figures
 
 
@@ -81,29 +79,40 @@ def execute(
         for theirs in there:  # nothing of another recipe is overwritten
             refuse_other_settings(recipe.settings(), theirs.recipe, folder.path)
         dataset = dataset or recipe.load_dataset()
+        digest = dataset.digest  # before training: of many images it takes minutes, which are no time of a checkpoint
         for theirs in there:
-            refuse_other_data(dataset.digest, theirs.data, folder.path)
-        ranks.broadcast(found and found.trainer)
+            refuse_other_data(digest, theirs.data, folder.path)
+        ranks.broadcast((digest, found and found.trainer))
         trainer = Trainer(recipe, dataset, ranks, probes)
         folder.create()  # only now: a refusal above leaves no folder behind
         records = _resume(found, trainer, checkpoints)
+        origin = _origin(trainer, found)
         for line in [*describe(trainer, dataset), *standing(trainer, found)]:
             progress.print(line)
-        if trainer.next_epoch < recipe.epochs or record is None or not record.finished:
+        trained = trainer.next_epoch == recipe.epochs
+        if trained and not checkpoints.weights.exists():
+            _save_weights(trainer, records, checkpoints)  # which somebody has deleted, and the checkpoint has
+        if not trained or record is None or not record.finished:
             # Where there is a run.json, what stands beside it belongs to it: not so while training goes on.
             (folder.path / run_record.FILE).unlink(missing_ok=True)
             with Interrupt() as interrupt, EventLog(recipe.log, folder.path, records) as log:
-                _train(trainer, records, checkpoints, folder.path, progress, interrupt, log)
-                record = _record(trainer, records, seconds=time.perf_counter() - started)
+                _train(trainer, records, origin, checkpoints, folder.path, progress, interrupt, log)
+                record = _record(trainer, records, origin, seconds=time.perf_counter() - started)
                 _save(trainer, records, record, folder.path)
     return Run(recipe, dataset, records, trainer.headline.eval(), trainer, folder.path, record)
 
 
 def run_worker(recipe: Recipe, ranks: Ranks) -> None:
     """Train beside the process that writes, in step with it, from where it stands, and write nothing."""
-    # First, since a broadcast waits for minutes only, and decoding images that are to be mapped may take hours.
+    # First, since a broadcast waits for minutes only, and decoding and reading images that are mapped may take hours.
     dataset = recipe.load_dataset()
-    state = ranks.broadcast()
+    digest = dataset.digest
+    theirs, state = ranks.broadcast()
+    if digest != theirs:
+        raise DataError(
+            f"process {ranks.rank}: its images are others (digest {digest}) than those of the process that writes "
+            f"({theirs}); all need the same data in data_dir = {recipe.data_dir!r}"
+        )
     trainer = Trainer(recipe, dataset, ranks)
     if state is not None:
         trainer.load_state_dict(state)
@@ -112,35 +121,10 @@ def run_worker(recipe: Recipe, ranks: Ranks) -> None:
             pass
 
 
-def load_model(run: str, out_dir: str = "") -> nn.Module:
-    """The headline weights of the run of that name, in evaluation mode, on the CPU.
-
-    out_dir: the folder that holds the run's runs/; by default the project's own.
-    Raises RecipeError for a name that no run can have, OutputError if the run is not finished or its weights damaged.
-    """
-    recipe = Recipe.from_values({"run": run, "out_dir": out_dir}, source="load_model")
-    folder = RunFolder(run, recipe.out_dir).path
-    record = RunRecord.read(folder)
-    if record is None or not record.finished:
-        raise OutputError(f"{folder}: holds no run with a {run_record.FILE} that says it is finished")
-    return load_weights(folder, record)
-
-
-def load_weights(folder: Path, record: RunRecord, epochs: int | None = None) -> nn.Module:
-    """`load_model` of the run in a folder, whose record was read. epochs: as it was after so many, if that is kept."""
-    file = Checkpoints(folder).weights_after(epochs) if epochs else Checkpoints(folder).weights
-    try:
-        weights = safetensors.torch.load_file(file)
-        model = build_model(Recipe.from_values(record.recipe, source=str(folder)), len(weights["head.weight"]))
-        model.load_state_dict(weights)
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        raise OutputError(f"{file}: cannot be read as the weights of {record.run} ({error})") from None
-    return model.eval()
-
-
 def _train(
     trainer: Trainer,
     records: list[EpochRecord],
+    origin: dict,
     checkpoints: Checkpoints,
     folder: Path,
     progress: Progress,
@@ -148,7 +132,7 @@ def _train(
     log: EventLog,
 ) -> None:
     """Train to the end; `records` grows. A killed process loses what came after its last checkpoint."""
-    recipe, estimate, origin = trainer.recipe, Estimate(trainer, progress), stamp(trainer.device)
+    recipe, estimate = trainer.recipe, Estimate(trainer, progress)
     within = Interval(recipe.checkpoint_seconds)
 
     def on_step(epoch: int, done: int, steps: int) -> None:
@@ -171,20 +155,18 @@ def _train(
                 (earlier.headline for earlier in records[:-1] if earlier.evaluated), default=-1.0
             ):
                 checkpoints.save_best(checkpoint())
-            weights = trainer.headline.state_dict()
-            description = f"headline weights of run {recipe.run_name} after {len(records)} epochs"
             if recipe.keeps_weights(len(records)):
-                checkpoints.save_weights(checkpoints.weights_after(len(records)), weights, description)
+                _save_weights(trainer, records, checkpoints, checkpoints.weights_after(len(records)))
             if len(records) % recipe.checkpoint_every == 0 or trainer.next_epoch == recipe.epochs:
                 history.write_csv(records, history.history_file(folder, recipe.chapter))
-                checkpoints.save_weights(checkpoints.weights, weights, description)
+                _save_weights(trainer, records, checkpoints)
                 with within.timed():
                     checkpoints.save(checkpoint())
     except (Stopped, TrainingError) as end:
         if isinstance(end, Stopped):
             checkpoints.save(checkpoint())
         if records:
-            _save(trainer, records, _record(trainer, records), folder)
+            _save(trainer, records, _record(trainer, records, origin), folder)
         progress.close()
         if isinstance(end, Stopped):
             progress.print(
@@ -195,7 +177,24 @@ def _train(
         progress.close()
 
 
-def _record(trainer: Trainer, records: list[EpochRecord], seconds: float | None = None) -> RunRecord:
+def _origin(trainer: Trainer, found: Checkpoint | None) -> dict:
+    """Where the results come from: of all calls that had a part in them, of which this is one unless all is trained."""
+    path = trainer.path
+    here = stamp(trainer.device) | {name: getattr(path, name) for name in ("precision", "attention", "compilation")}
+    if found is None:
+        return here
+    earlier = here | found.stamp  # older ones lack some
+    return earlier if trainer.next_epoch == trainer.recipe.epochs else joined(earlier, here)
+
+
+def _save_weights(
+    trainer: Trainer, records: list[EpochRecord], checkpoints: Checkpoints, file: Path | None = None
+) -> None:
+    description = f"headline weights of run {trainer.recipe.run_name} after {len(records)} epochs"
+    checkpoints.save_weights(file or checkpoints.weights, trainer.headline.state_dict(), description)
+
+
+def _record(trainer: Trainer, records: list[EpochRecord], origin: dict, seconds: float | None = None) -> RunRecord:
     """What run.json holds. seconds: of the call that finished the run; None for a run that is not finished."""
     recipe = trainer.recipe
     with_drop, without = recipe.training_cost(trainer.classes)
@@ -206,10 +205,7 @@ def _record(trainer: Trainer, records: list[EpochRecord], seconds: float | None 
         finished=seconds is not None,
         recipe=recipe.settings(),
         data=trainer.dataset.digest,
-        **stamp(trainer.device),
-        precision=trainer.path.precision,
-        attention=trainer.path.attention,
-        compilation=trainer.path.compilation,
+        **origin,
         processes=trainer.ranks.size,
         made=datetime.now(UTC).strftime("%Y-%m-%d"),
         model=ModelFacts(

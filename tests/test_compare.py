@@ -175,3 +175,22 @@ def test_published_table_of_small_cells():
         "| ptd_aug_small | 0, 1, 2 | 16.44 ± 1.44 % | 16.61 ± 1.31 % | 16.44 ± 1.44 % | 18.76 ± 1.27 % |",
     ]
     assert RunRecord.read(FIGURES / "demo").finished  # the one example of a whole run
+
+
+def test_the_table_of_two_sweeps_keeps_their_cells_apart(tmp_path, capsys):
+    """Both have one called `base`: read back, it would be one with two runs of each seed."""
+    for name, epochs, accuracies in (("few", 5, (10.0, 11.0)), ("many", 50, (60.0, 61.0))):
+        (tmp_path / name).mkdir()
+        runs = [FinishedRun.of(record(f"base_seed{s}", s, value), "base") for s, value in enumerate(accuracies)]
+        write_runs([dataclasses.replace(run, epochs=epochs) for run in runs], tmp_path / name)
+    assert main([str(tmp_path / "few"), str(tmp_path / "many"), "--table", str(tmp_path / "both")]) == 0
+    printed = capsys.readouterr().out
+    assert [cell.values("test_accuracy") for cell in read_cells([tmp_path / "both"])] == [[10.0, 11.0], [60.0, 61.0]]
+    assert main([str(tmp_path / "both")]) == 0 and capsys.readouterr().out == printed
+
+
+def test_two_runs_of_one_cell_and_seed_are_no_sample():
+    runs = [FinishedRun.of(record(name, 3, 10.0), "base") for name in ("one", "two")]
+    with pytest.raises(OutputError, match="one and two: are both of the cell base with seed 3"):
+        group(runs)
+    assert len(group([runs[0], dataclasses.replace(runs[1], precision="bf16")])) == 2

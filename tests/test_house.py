@@ -19,7 +19,7 @@ FLOORS = [
     {"cost", "step", "rivals", "recipe"},
     {"evaluation"},
     {"trainer", "views"},
-    {"progress", "bench"},
+    {"load", "progress", "bench"},
     {"run"},
     {"chapter", "sweep", "compare", "evaluate", "reproduce", "publish", "site"},
     {"__main__", "__init__"},

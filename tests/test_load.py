@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ptd_core.errors import OutputError, RecipeError
-from ptd_core.run import execute, load_model
+from ptd_core.load import load_model
+from ptd_core.run import execute
 
 
 def test_the_loaded_model_answers_as_the_runs_own(tiny, tiny_shapes, tmp_path):

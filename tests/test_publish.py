@@ -9,7 +9,7 @@ from ptd_core import publish as publishing
 from ptd_core.errors import OutputError
 from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.publish import main, publish
-from ptd_core.records.finished_runs import FinishedRun, mark_unfinished, write_epochs, write_runs
+from ptd_core.records.finished_runs import FinishedRun, mark_unfinished, read_runs, write_epochs, write_runs
 from ptd_core.records.run_record import RunRecord
 from ptd_core.run import execute
 
@@ -161,6 +161,58 @@ def test_a_failed_copy_leaves_the_older_one(place, monkeypatch):
             publish(["done"], str(place), to)
     assert listed(to) == ["done"]
     assert {path.name: path.read_bytes() for path in (to / "done").iterdir()} == before
+
+
+def test_if_one_of_several_fails_all_are_back(place, monkeypatch):
+    to, rename = place / "figures", publishing.os.rename
+    publish(["sweep"], str(place), to)
+    (to / "sweep" / "older.png").write_bytes(b"")
+    for first, second in (("done", "sweep"), ("sweep", "done")):
+
+        def fail(a, b, name=second):
+            if a.name.startswith(f".{name}.") and a.suffix == ".tmp":
+                raise OSError(28, "No space left on device")
+            rename(a, b)
+
+        with monkeypatch.context() as patch, pytest.raises(OutputError, match="No space left"):
+            patch.setattr(publishing.os, "rename", fail)
+            publish([first, second], str(place), to)
+        assert listed(to) == ["sweep"] and "older.png" in listed(to / "sweep")
+
+
+@pytest.mark.parametrize("point", [1, 2])
+def test_a_copy_that_a_killed_process_had_put_aside_is_brought_back(place, monkeypatch, point):
+    """After the first of two renames, and after the second: no run that was published is lost, nothing is left over."""
+    to, rename, calls = place / "figures", publishing.os.rename, []
+    runs = [FinishedRun.of(record(f"c_seed{seed}", seed, 10.0), "c") for seed in range(2)]
+    write_runs(runs, place / "runs" / "sweep")
+    publish(["sweep"], str(place), to)
+
+    def killed(a, b):
+        rename(a, b)
+        calls.append(a)
+        if len(calls) == point:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(publishing.os, "rename", killed)
+        publish(["sweep"], str(place), to)
+    write_runs(runs[:1], place / "runs" / "sweep")
+    with pytest.raises(OutputError, match="holds 1 run"):
+        publish(["sweep"], str(place), to)
+    assert sorted(path.name for path in to.iterdir()) == ["sweep"] and len(read_runs(to / "sweep")) == 2
+
+
+def test_explorers_and_what_was_written_by_hand_are_not_lost(place):
+    to, explorer = place / "figures", place / "runs" / "done" / "ptd_saliency_explorer.html"
+    publish(["done"], str(place), to)
+    (to / "done" / "README.md").write_text("what this run is")
+    publish(["done"], str(place), to)
+    assert (to / "done" / "README.md").read_text() == "what this run is"
+    explorer.rename(place / "aside.html")
+    with pytest.raises(OutputError, match=r"holds ptd_saliency_explorer\.html, which .*runs/done does not; delete"):
+        publish(["done"], str(place), to)
+    assert explorer.name in listed(to / "done")
 
 
 def test_a_real_run_by_the_command(tiny, tmp_path):

@@ -11,10 +11,11 @@ from ptd_core.chapter.given import given_scores
 from ptd_core.data.dataset import Split
 from ptd_core.data.image_folder import read_image
 from ptd_core.errors import DataError
+from ptd_core.load import load_weights
 from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.files import write_atomically
-from ptd_core.run import Run, load_weights
+from ptd_core.run import Run
 from ptd_core.trainer import build_model
 from ptd_core.views.dropping import Dropping
 from ptd_core.views.explorers import Shown, frame, images_that_fit, saliency_page, schedule_page

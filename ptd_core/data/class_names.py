@@ -6,6 +6,7 @@ a space or a tab, and the name to be shown. Of several names with commas between
     n01440764 tench, Tinca tinca
 """
 
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -26,13 +27,13 @@ def names_of(classes: tuple[str, ...], places: list[Path]) -> tuple[tuple[str, .
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return classes, ""
-    found = {}
+    found, known = {}, set(classes)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{readable(path)} cannot be read ({error}); it should be text in UTF-8.") from None
     for number, line in enumerate(lines, start=1):
-        folder, _, name = line.partition("\t" if "\t" in line else " ")
+        folder, name = _parted(unicodedata.normalize("NFC", line), known)
         name = name.partition(",")[0].strip()
         if line.strip() and not name:
             raise DataError(
@@ -41,7 +42,21 @@ def names_of(classes: tuple[str, ...], places: list[Path]) -> tuple[tuple[str, .
         found[folder.strip()] = name
     if absent := [name for name in classes if name not in found]:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        raise DataError(f"{readable(path)} has no name for {absent[0]}{more}. Add a line for each, or remove the file.")
+        raise DataError(
+            f"{readable(path)} has no name for {absent[0]}{more}. Add a line for each, the folder, a tab and the name, "
+            "or remove the file."
+        )
     often = Counter(found[name] for name in classes)
     names = tuple(found[name] if often[found[name]] == 1 else f"{found[name]} ({name})" for name in classes)
     return names, f"names of classes from {readable(path)}"
+
+
+def _parted(line: str, known: set[str]) -> tuple[str, str]:
+    """Folder and name in a line: at its tab, else after the longest folder that there is, else at its first space."""
+    if "\t" in line:
+        folder, _, name = line.partition("\t")
+        return folder, name
+    spaces = [place for place, letter in enumerate(line) if letter == " "]
+    place = next((place for place in reversed(spaces) if line[:place].strip() in known), None)
+    folder, name = (line[:place], line[place:]) if place is not None else line.partition(" ")[::2]
+    return folder, name

@@ -187,10 +187,11 @@ def balanced_subset(labels: np.ndarray, size: int, classes: int, what: str, name
         short = int(counts.argmin())
         most = classes * counts[short] + int((counts > counts[short]).sum())
         name = names[short] if names else short
+        advice = f"Ask for at most {most}, or for 0 (all of them)." if counts[short] else "Ask for 0 (all of them)."
         raise DataError(
             f"A class-balanced subset of {size} {what} needs {whole + (extra > 0)} images in "
             f"{extra or classes} of {classes} classes and {whole} in the others, but class {name} "
-            f"has {counts[short]}. Ask for at most {most}, or for 0 (all of them)."
+            f"has {counts[short]}. {advice}"
         )
     chosen[one_more] = True
     return np.flatnonzero(chosen)

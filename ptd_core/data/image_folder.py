@@ -4,6 +4,7 @@ Either FOLDER/train/CLASS/... and FOLDER/test/CLASS/... (or val instead of test,
 or FOLDER/CLASS/... alone, where every fifth image of each class, by name, is a test image.
 """
 
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -98,8 +99,21 @@ def _listed_splits(
                 f"{readable(parts.held_out)} has classes that {readable(parts.train)} does not have: "
                 f"{', '.join(unknown)}."
             )
+        _refuse_common_folders(train, test)
         note = parts.note
     return train, test, (note, str(unused)) if unused else (note,), tuple(fence)
+
+
+def _refuse_common_folders(train: dict[str, list[Path]], test: dict[str, list[Path]]) -> None:
+    """Raises DataError if a folder of test images is one of training images, by a link: what is measured is learned."""
+    folders = [{file.parent for files in part.values() for file in files} for part in (train, test)]
+    learned, measured = ({os.path.realpath(folder): folder for folder in sorted(part)} for part in folders)
+    for place in measured:
+        if place in learned:
+            raise DataError(
+                f"{readable(measured[place])} is the same folder as {readable(learned[place])}: its images would be "
+                "learned and tested on. Remove one of the links, or put other images there."
+            )
 
 
 def _chosen(

@@ -30,7 +30,7 @@ from ptd_core.data.pages import Pages
 from ptd_core.errors import DataError
 from ptd_core.machine.terminal import say, somebody_watches
 from ptd_core.paths import readable
-from ptd_core.records.files import make_folder, write_atomically
+from ptd_core.records.files import make_folder, sync_folder, write_atomically
 
 VERSION = 1  # of how an image is decoded and of what is written
 PATIENCE = 5.0  # seconds of waiting for another process without a word
@@ -43,7 +43,7 @@ def mapped(listing: Listing, cache: Path) -> Dataset:
     A file that is not whole, and one of images that have changed since, is written anew, and a line says so; what a
     killed process had decoded is kept. One process writes, others wait for it. A whole file is only read, so that
     `cache` may then be read-only.
-    Raises DataError, as decoding does, and if the file cannot be written; nothing is left of it then.
+    Raises DataError, as decoding does, and if the file cannot be written; nothing but its lock is left of it then.
     """
     store = _Store(listing, cache)
     about = store.whole()
@@ -131,6 +131,11 @@ class _Store:
             f"{self.bytes / 1e9:.1f} GB, once, into {readable(self.pixels)}"
         )
         try:
+            if not begun:
+                # Gone before it is described as begun: a process killed in between would leave old pixels that pass for
+                # decoded ones. And whoever has mapped a damaged file keeps it.
+                self._remove()
+                sync_folder(self.cache)
             self._describe(done=False)
             self._decode(begun)
             images, pages = self.mapping()

@@ -72,7 +72,7 @@ def list_parquet(
             break
     else:
         raise DataError(f"{readable(place)}: the {' and '.join(held_out)} shards have no labels (all are negative).")
-    names = columns.names or tuple(map(str, range(int(labels[TRAIN].max(initial=-1)) + 1)))
+    names = columns.names or _numbered(place, labels[TRAIN], columns.label, chosen=bool(label_column))
     if len(names) < 2:
         raise DataError(f"{readable(place)}: {columns.label} has {len(names)} class(es); telling them apart needs two.")
     chosen = {}
@@ -95,6 +95,22 @@ def list_parquet(
         settings={"subset": subset, "test_subset": test_subset, "label_column": columns.label},
         notes=(note + (f"; not used: {', '.join(unused)}" if unused else ""),),
     )
+
+
+def _numbered(place: Path, labels: np.ndarray, column: str, chosen: bool) -> tuple[str, ...]:
+    """Names of classes for labels without any: their numbers.
+
+    chosen: whether the user said that the column holds labels. Raises DataError for a column that looks like another
+    thing, such as numbers of images.
+    """
+    count, there = int(labels.max(initial=-1)) + 1, len(np.unique(labels[labels >= 0]))
+    if count > len(labels) or (there < count and not chosen):
+        raise DataError(
+            f"{readable(place)}: {column} has no names of classes and goes up to {count - 1:,}, with {there:,} "
+            f"different values in {len(labels):,} training images; labels are 0, 1, 2 and so on. "
+            "Choose another label_column" + (", or this one if that is meant." if count <= len(labels) else ".")
+        )
+    return tuple(map(str, range(count)))
 
 
 def _columns(path: Path, label_column: str) -> _Columns:

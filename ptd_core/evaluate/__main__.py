@@ -19,7 +19,7 @@ from ptd_core.evaluation.policies import points, policies
 from ptd_core.evaluation.table import Row
 from ptd_core.evaluation.trained import HERE, trained_runs, with_data
 from ptd_core.evaluation.ways import rows_of
-from ptd_core.run import load_weights
+from ptd_core.load import load_weights
 from ptd_core.views.fewer_tokens import fewer_tokens_figure
 
 KEEP = "1,.9,.8,.7,.6,.5,.4,.3"

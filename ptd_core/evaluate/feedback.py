@@ -18,10 +18,10 @@ from ptd_core.evaluate.command import folders_and_settings, show
 from ptd_core.evaluation import feedback
 from ptd_core.evaluation.feedback import Row
 from ptd_core.evaluation.trained import HERE, TrainedRun, trained_runs, with_data
+from ptd_core.load import load_weights
 from ptd_core.machine.device import resolve_device
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.stamp import stamp
-from ptd_core.run import load_weights
 from ptd_core.schedule import DropSchedule
 from ptd_core.trainer import build_model
 from ptd_core.views.feedback import feedback_figure

@@ -26,11 +26,15 @@ class Cell:
 def group(runs: list[FinishedRun]) -> list[Cell]:
     """The cells in the order of their first runs, their runs ordered by seed.
 
-    Where "auto" became two precisions, on two kinds of device, these are cells of their own.
+    Where "auto" became two precisions, on two kinds of device, these are cells of their own. Raises OutputError for two
+    runs of one cell with the same seed, which are no sample of two.
     """
     groups: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
-        groups.setdefault((run.cell, run.precision), []).append(run)
+        same = groups.setdefault((run.cell, run.precision), [])
+        if twin := next((other for other in same if other.seed == run.seed), None):
+            raise OutputError(f"{twin.run} and {run.run}: are both of the cell {run.cell} with seed {run.seed}")
+        same.append(run)
     names = _distinct([(cell, f"{cell} ({precision})") for cell, precision in groups])
     return [Cell(name, sorted(found, key=lambda run: run.seed)) for name, found in zip(names, groups.values())]
 

@@ -32,8 +32,8 @@ _DIGEST_BYTES = 64
 class Checkpoint:
     """A trainer's state (see `Trainer.state_dict`), the records of its finished epochs, and what they belong to.
 
-    recipe: its settings, as `Recipe.settings()` gives them. data: `Dataset.digest` of its data. stamp: device and
-    versions that the state comes from.
+    recipe: its settings, as `Recipe.settings()` gives them. data: `Dataset.digest` of its data. stamp: device,
+    versions, commit and fast path that the state comes from, of all calls that had a part in it.
     """
 
     trainer: dict
@@ -76,7 +76,8 @@ class Checkpoints:
     """The checkpoints in a run's folder.
 
     last: the newest. previous: the one before it. best: that of the epoch with the highest test accuracy, which no
-    headline comes from. weights: the headline weights after the last epoch that was saved, as safetensors.
+    headline comes from. weights: the headline weights after the last epoch that `checkpoint_every` saved, as
+    safetensors.
     new: a checkpoint whose process was killed before it was renamed to `last`. damaged: one that was set aside.
     """
 

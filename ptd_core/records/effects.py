@@ -11,6 +11,7 @@ from ptd_core.errors import OutputError
 from ptd_core.records import history
 from ptd_core.records.cells import Cell
 from ptd_core.records.finished_runs import FinishedRun
+from ptd_core.records.stamp import places
 from ptd_core.records.statistics import bootstrap_interval, mean_and_sd, points, t_interval
 
 EFFECTS = "effects.csv"
@@ -67,11 +68,12 @@ def effect(arm: Cell, control: Cell, result: str = "test_accuracy") -> Effect:
 def faster_by_seed(arm: Cell, control: Cell, column: str = "train_seconds") -> list[float]:
     """The control's training over the arm's, for each seed that both have, in their order.
 
-    column: train_seconds or training_flops. Empty unless it is known of all, and for seconds of several devices.
+    column: train_seconds or training_flops. Empty unless it is known of all, and for seconds of several devices, also
+    if they are those of one run.
     """
     pairs = _pairs(arm, control)
     spent = [(getattr(ours, column), getattr(theirs, column)) for ours, theirs in pairs]
-    devices = {run.device for pair in pairs for run in pair}
+    devices = {device for pair in pairs for run in pair for device in places(run.device)}
     if not all(value > 0 for values in spent for value in values) or (column == "train_seconds" and len(devices) > 1):
         return []
     return [theirs / ours for ours, theirs in spent]

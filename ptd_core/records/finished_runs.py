@@ -60,7 +60,7 @@ class FinishedRun:
             **record.results.model_dump(),
             train_seconds=record.times.train_seconds,
             eval_seconds=record.times.eval_seconds,
-            device=record.device,
+            device=f"{record.processes} x {record.device}" if record.processes > 1 else record.device,
             precision=record.precision,
             attention=record.attention,
             compilation=record.compilation,

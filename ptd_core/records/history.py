@@ -103,6 +103,8 @@ def read_csv_of_runs(path: Path, beside: tuple[str, ...]) -> list[tuple[list[str
 
 
 def _read_row(cells: dict[str, str]) -> EpochRecord:
+    if None in cells or None in cells.values():
+        raise ValueError("a row has not as many values as there are columns")
     values = {
         name: kind(cells[name]) if kind is int or cells.get(name) else NAN  # no record is without its epoch
         for name, kind in FIELDS.items()

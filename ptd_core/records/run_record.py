@@ -74,8 +74,9 @@ class RunRecord(_Part):
 
     recipe: the settings that decide the result, as `Recipe.settings()` gives them. data: `Dataset.digest` of the
     images. device, versions, commit: where the results come from, see `stamp`. precision, attention, compilation: what
-    "auto" became. results: None before the first evaluated epoch. finished: whether all epochs of the recipe are done;
-    everything else that stands beside the file was then written before it.
+    "auto" became. Of a run that was resumed elsewhere these name all places, see `stamp.joined`. results: None before
+    the first evaluated epoch. finished: whether all epochs of the recipe are done; everything else that stands beside
+    the file was then written before it.
     """
 
     run: str

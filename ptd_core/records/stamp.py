@@ -10,6 +10,7 @@ import torch
 from ptd_core.machine.device import describe_device
 from ptd_core.paths import CODE_ROOT
 
+_BETWEEN = "; "
 _LIBRARIES = ("torchvision", "timm", "numpy", "pyarrow", "pydantic")
 
 
@@ -39,6 +40,27 @@ def stamp(device: torch.device) -> dict:
         },
         "commit": commit(),
     }
+
+
+def joined(earlier: dict, here: dict) -> dict:
+    """Where a result comes from that was computed in parts: of each entry all values, different ones as "A; B".
+
+    See `places`: seconds of several devices are compared with nobody's.
+    """
+    return {name: _both(earlier.get(name), value) for name, value in here.items()}
+
+
+def places(text: str) -> list[str]:
+    """The values that such a text stands for."""
+    return text.split(_BETWEEN)
+
+
+def _both(earlier: object, here: object) -> object:
+    if isinstance(here, dict):
+        return joined(earlier or {}, here)
+    if earlier is None or earlier == here:
+        return here
+    return earlier if str(here) in places(str(earlier)) else f"{earlier}{_BETWEEN}{here}"
 
 
 def _git(*arguments: str) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ptd_core.errors import PTDError, SweepError
+from ptd_core.errors import OutputError, PTDError, SweepError
 from ptd_core.machine.interrupt import as_ctrl_c
 from ptd_core.progress import duration, say
 from ptd_core.records.finished_runs import FinishedRun, mark_unfinished
@@ -66,6 +66,9 @@ def _sweep(plan: Plan, done: dict[str, Row], options: argparse.Namespace) -> int
             outcomes = run_processes(waiting, options.processes, options.threads, show)
         else:
             outcomes = _with_dask()(plan, waiting, options, show)
+        failed = [run for run in waiting if not outcomes[run.name].record]
+        # One that another command was training, and was refused here for that, may be finished by now.
+        outcomes |= {run.name: there for run in failed if (there := _finished_elsewhere(run, options.notebooks))}
         done |= {run.name: row for run in waiting if (row := _row(run, outcomes[run.name]))}
         failures = {name: outcome.failure for name, outcome in outcomes.items() if not outcome.record}
     for name, failure in failures.items():
@@ -75,6 +78,13 @@ def _sweep(plan: Plan, done: dict[str, Row], options: argparse.Namespace) -> int
     took = duration(time.perf_counter() - started)
     say(f"{len(done)} of {len(plan.runs)} runs are finished; this call took {took}")
     return 1 if failures else 0
+
+
+def _finished_elsewhere(run: PlannedRun, notebook: bool) -> Outcome | None:
+    try:
+        return finished(run.recipe, notebook)
+    except OutputError:  # as damaged as it was; its own failure says more
+        return None
 
 
 def _with_dask() -> Callable[..., dict[str, Outcome]]:

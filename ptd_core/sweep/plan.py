@@ -146,10 +146,9 @@ def _planned(
 
 
 def _weights(weights: str, seed: int, out_dir: str) -> str:
-    """The file that `weights` names for a seed, among the runs of this sweep's folder if it is there."""
+    """The file that `weights` names for a seed: runs/ is where this sweep's own runs are, and nowhere else."""
     named = weights.replace("{seed}", str(seed))
-    own = RunFolder("", out_dir).path.parent / named
-    return str(own) if named and own.is_file() else named
+    return str(RunFolder("", out_dir).path.parent / named) if Path(named).parts[:1] == ("runs",) else named
 
 
 def _fitting(name: str, reserved: int = 0) -> str:

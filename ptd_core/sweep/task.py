@@ -12,6 +12,7 @@ from distributed import Reschedule, Status, Worker, get_worker
 
 from ptd_core.errors import DeviceError, OutputError, PTDError
 from ptd_core.machine.device import describe_device, resolve_device
+from ptd_core.machine.interrupt import Stopped
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
@@ -55,7 +56,7 @@ def run_task(task: Task) -> Outcome:
         return Outcome(run.record, run.records)
     except PTDError as error:
         return Outcome(failure=f"{type(error).__name__}: {error}")
-    except KeyboardInterrupt:  # from the reporter, below
+    except Stopped:  # by the reporter, below
         if worker.status not in _AT_WORK:
             raise Reschedule from None  # this worker is being closed: another one is to go on
         return Outcome()
@@ -101,12 +102,15 @@ class _Reporter(Progress):
         self._worker, self._topic, self._run = worker, task.topic, task.values["run"]
         self._key = worker.get_current_task()
         self._epoch = None  # the one whose line is being printed
+        self._called_off = False
 
     def tell(self, kind: str, text: str, epoch: int | None = None) -> None:
         """An event; Dask adds the worker's address as "worker"."""
         self._worker.log_event(self._topic, {"kind": kind, "run": self._run, "text": text, "epoch": epoch})
 
     def print(self, text: str) -> None:
+        if self._called_off:  # nobody listens any more
+            return
         if self._epoch is not None:
             self.tell("epoch", text, self._epoch)
         elif not text.startswith(_OPENING):
@@ -118,10 +122,11 @@ class _Reporter(Progress):
         self._epoch = None
 
     def step(self, epoch: int, done: int, steps: int) -> None:
-        """Stop like Ctrl-C would, between two steps, once nobody waits for this run or the worker is being closed.
+        """Stop as Ctrl-C would, saved, between two steps, once nobody waits for this run or the worker is being closed.
 
         Dask does not interrupt a task that has begun; the worker only marks it.
         """
         task = self._worker.state.tasks.get(self._key)
         if task is None or task.state != "executing" or self._worker.status not in _AT_WORK:
-            raise KeyboardInterrupt
+            self._called_off = True
+            raise Stopped

@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ptd_core.records.cells import Cell, table
+from ptd_core.records.stamp import places
 from ptd_core.records.statistics import mean_and_sd
 from ptd_core.views.rows import name_rows, seed_row
 from ptd_core.views.style import BLUE, ORANGE, new_figure, save_figure, styled
@@ -19,8 +20,9 @@ def compare(cells: list[Cell], picture: Path | None = None) -> str:
 
 def where_run(cells: list[Cell]) -> str:
     """The devices and commits of all runs of these cells, for the foot of a figure."""
-    devices = sorted({run.device for cell in cells for run in cell.runs})
-    commits = sorted({run.commit for cell in cells for run in cell.runs})
+    runs = [run for cell in cells for run in cell.runs]
+    devices = sorted({device for run in runs for device in places(run.device)})
+    commits = sorted({commit for run in runs for commit in places(run.commit)})
     return f"{'; '.join(devices)} · commit {', '.join(commits)}"
 
 

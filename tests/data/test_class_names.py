@@ -77,3 +77,21 @@ def test_flat_validation_images_are_refused_with_what_to_do(imagenet):
     (imagenet / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n")
     with pytest.raises(DataError, match=r"val has images but no class folders\. Move each image into a folder named"):
         read(imagenet)
+
+
+def test_folders_with_spaces_and_accents_are_found_in_the_file(tmp_path):
+    """Without tabs, and in the other of two spellings of an accent."""
+    for name in ("caf\u00e9", "sea", "sea lion"):
+        for i in range(5):
+            save(tmp_path / name / f"{i}.png")
+    (tmp_path / "class_names.txt").write_text("cafe\u0301 coffee\nsea lion Zalophus\nsea the water\n")
+    assert read(tmp_path).classes == ("coffee", "the water", "Zalophus")
+
+
+def test_where_a_class_has_no_test_image_a_subset_of_them_is_refused_with_what_works(imagenet):
+    (imagenet / "val" / SYNSETS[2] / f"{SYNSETS[2]}_0.JPEG").unlink()
+    (imagenet / "val" / SYNSETS[2]).rmdir()
+    assert len(read(imagenet).test) == 2
+    save(imagenet / "val" / SYNSETS[0] / "more.JPEG", format="JPEG")
+    with pytest.raises(DataError, match=r"class n03126707 has 0\. Ask for 0 \(all of them\)\."):
+        read(imagenet, test_subset=3)

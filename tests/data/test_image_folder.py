@@ -1,5 +1,7 @@
 """Folders of class folders of images."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -169,4 +171,20 @@ def test_enormous_image_is_refused_before_it_is_decoded(split_folder, monkeypatc
     # Headers only: decoding would fail, with another message.
     path.write_bytes(path.read_bytes()[:45])
     with pytest.raises(DataError, match=r"1\.png is 10 x 10; at most 99 pixels"):
+        read(split_folder)
+
+
+@pytest.mark.parametrize("link", ["a class", "all of it", "within a class"])
+def test_training_images_are_not_tested_on_by_a_link(split_folder, link):
+    if link == "a class":
+        shutil.rmtree(split_folder / "test" / "bee")
+        (split_folder / "test" / "bee").symlink_to(split_folder / "train" / "bee")
+    elif link == "all of it":
+        shutil.rmtree(split_folder / "test")
+        (split_folder / "test").symlink_to("train")
+    else:
+        shutil.rmtree(split_folder / "test" / "bee")
+        save(split_folder / "train" / "bee" / "more" / "3.png")
+        (split_folder / "test" / "bee").symlink_to(split_folder / "train" / "bee" / "more")
+    with pytest.raises(DataError, match=r"test/\w+ is the same folder as .*train/\w+.*: its images would be learned"):
         read(split_folder)

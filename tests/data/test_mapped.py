@@ -215,6 +215,24 @@ def test_an_interrupted_writer_goes_on_where_it_was(folder, decoded, monkeypatch
     assert "goes on after image " in capsys.readouterr().out
 
 
+def test_damaged_pixels_are_gone_before_they_are_described_as_begun(folder, monkeypatch):
+    """A process killed between the two would leave them, and the next one would take them for its own."""
+    mapped(folder)
+    (pixels,), truth = files(folder, ".pixels"), resident(folder)
+    pixels.write_bytes(b"\7" * (BYTES + 1))
+    monkeypatch.setattr(store_module, "FLUSH_BYTES", 4 * 3 * SIDE * SIDE)
+    describe = store_module._Store._describe
+
+    def killed(self, **more):
+        describe(self, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store_module._Store, "_describe", killed)
+        mapped(folder)
+    same(mapped(folder), truth)
+
+
 def test_a_full_disk_is_one_error_that_leaves_nothing(folder, monkeypatch):
     sync = os.fsync
     for kind in (".pixels", ".tmp"):  # the pixels, and the description on its way

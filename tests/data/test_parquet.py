@@ -239,3 +239,24 @@ def test_a_damaged_picture_is_named_by_shard_and_row(tmp_path):
     shard(tmp_path / "train-00000-of-00001.parquet", pictures, {"label": LABELS["train"]}, names=NAMES)
     with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet, row 12 cannot be read as an image"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            500_000 + np.arange(23),
+            r"label has no names of classes and goes up to 500,022, with 23 different values in 23",
+        ),
+        (np.arange(23) * 10**14, r"goes up to 2,200,000,000,000,000"),
+        (np.arange(23) % 3 * 5, r"goes up to 10, with 3 different values .* or this one if that is meant"),
+    ],
+)
+def test_numbers_that_are_no_labels_are_refused(tmp_path, labels, said):
+    """The only column of integers may hold numbers of images: as many classes would fill the memory."""
+    write(tmp_path, "train", labels=labels, names=None)
+    write(tmp_path, "test", labels=labels[:9], names=None)
+    with pytest.raises(DataError, match=said):
+        read(tmp_path)
+    if labels.max() < 23:
+        assert len(read(tmp_path, label_column="label").classes) == 11

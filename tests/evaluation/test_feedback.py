@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from ptd_core.errors import OutputError, RecipeError
 from ptd_core.evaluate import feedback as command
 from ptd_core.evaluation import feedback
+from ptd_core.load import load_weights
 from ptd_core.model import HybridViT
-from ptd_core.run import execute, load_weights
+from ptd_core.run import execute
 from ptd_core.trainer import build_model
 
 SETTINGS = {"weights_every": 1, "epochs": 4, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}

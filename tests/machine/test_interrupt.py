@@ -201,8 +201,40 @@ def test_other_device_or_versions_are_printed(tiny, tmp_path, monkeypatch):
         execute(tiny(), SignalAt(signal.SIGINT, (1, 2)))
     monkeypatch.setattr("ptd_core.records.stamp.describe_device", lambda device: "another machine")
     progress = Lines()
-    execute(tiny(), progress)
+    done = execute(tiny(), progress)
     assert any("now another machine" in line and "rounding" in line for line in progress.printed)
+    here, there = done.record.device.split("; ")
+    assert "thread" in here and there == "another machine" and done.record.precision == "fp32"
+    monkeypatch.setattr("ptd_core.records.stamp.describe_device", lambda device: "a third one")
+    (done.folder / "run.json").unlink()  # made again from the checkpoint, for which nothing is trained
+    assert execute(tiny(), Lines()).record.device == done.record.device
+
+
+def test_progress_may_stop_a_run_which_is_saved_then(tiny):
+    """As the worker of a sweep does that is being closed."""
+
+    class CalledOff(Lines):
+        def step(self, epoch, done, steps):
+            if (epoch, done) == (1, 2):
+                raise Stopped
+
+    with pytest.raises(Stopped):
+        execute(tiny(), CalledOff())
+    progress = Lines()
+    execute(tiny(), progress)
+    assert "tiny is resumed from epoch 2, after step 2 of 5" in progress.printed
+
+
+def test_weights_that_were_deleted_are_there_again(tiny):
+    """They are in the checkpoint."""
+    done = execute(tiny(), Lines())
+    file = done.folder / "weights.safetensors"
+    before = file.read_bytes()
+    for also in ((), ("run.json",)):
+        for name in (file.name, *also):
+            (done.folder / name).unlink()
+        again = execute(tiny(), Lines())
+        assert file.read_bytes() == before and again.record.results == done.record.results
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -21,13 +21,13 @@ from torch import nn
 
 from ptd_core.__main__ import main
 from ptd_core.data.dataset import Split
-from ptd_core.errors import LaunchError, RecipeError
+from ptd_core.errors import DataError, LaunchError, RecipeError
 from ptd_core.evaluation.accuracy import accuracy
 from ptd_core.machine.ranks import Ranks
 from ptd_core.recipe import Recipe
 from ptd_core.records.checkpoint import Checkpoints
 from ptd_core.records.history import read_csv
-from ptd_core.run import execute
+from ptd_core.run import execute, run_worker
 from ptd_core.trainer import Trainer
 
 # A last batch of one image: fewer than there are processes.
@@ -99,6 +99,19 @@ class Unsummed(Ranks):
 
     def sum(self, values):
         return values
+
+
+class Told(Ranks):
+    """The second of two processes, which hears from the one that writes that its images have another digest."""
+
+    def broadcast(self, content=None):
+        return "0123456789abcdef", None
+
+
+def test_a_process_with_other_images_is_refused(tiny):
+    """Two machines with different copies of the data would train one model on a mixture."""
+    with pytest.raises(DataError, match=r"process 1: its images are others \(digest [0-9a-f]{16}\) .*0123456789abcdef"):
+        run_worker(tiny(), Told(1, 2))
 
 
 @pytest.mark.parametrize(("images", "size"), [(65, 2), (65, 3), (5, 8), (64, 2)])

@@ -122,6 +122,8 @@ def test_seconds_of_different_machines_are_not_compared():
     elsewhere = Cell("all", [dataclasses.replace(one, device="E") for one in there.runs])
     one = effect(here, elsewhere)
     assert math.isnan(one.faster) and one.predicted == 1.25**2
+    moved = [Cell(one.name, [dataclasses.replace(run, device="D; E") for run in one.runs]) for one in (here, there)]
+    assert math.isnan(effect(*moved).faster)  # each was resumed on another machine, and who knows after how long
     assert "| 1.56x | - | no difference seen |" in effects_table([one])
     unknown = Cell("all", [dataclasses.replace(one, training_flops=math.nan) for one in there.runs])
     assert math.isnan(effect(here, unknown).predicted) and effect(here, unknown).faster == 1.25

@@ -64,3 +64,13 @@ def test_installed_code_writes_to_the_current_folder(tmp_path, monkeypatch):
     assert project_root(installed) == here  # some package's own
     (installed / "parameters").mkdir()
     assert project_root(installed) == installed
+
+
+def test_what_was_computed_in_parts_names_all_places():
+    one = {"device": "A", "versions": {"torch": "2.1", "timm": "1"}, "commit": "aa", "precision": "bf16"}
+    two = {"device": "B", "versions": {"torch": "2.2", "timm": "1"}, "commit": None, "precision": "bf16"}
+    both = {"device": "A; B", "versions": {"torch": "2.1; 2.2", "timm": "1"}, "commit": "aa; None", "precision": "bf16"}
+    assert stamp.joined(one, one) == one and stamp.joined(one, two) == both
+    assert stamp.joined(both, one) == both and stamp.joined(both, two) == both
+    assert stamp.joined({"device": "A"}, two) == {**two, "device": "A; B"}  # what an older checkpoint lacks
+    assert stamp.places("A; B") == ["A", "B"] and stamp.places("A") == ["A"]

@@ -99,7 +99,7 @@ def test_the_predictors_learn_from_the_answers_too():
 
 
 def test_the_shares_are_learned(monkeypatch):
-    """By the ratio loss alone both predictors come to leave as many tokens as they are told, far fewer than at first."""
+    """By the ratio loss alone both predictors come to leave as many tokens as they are told, fewer than at first."""
     for other in ("CLASS_WEIGHT", "TOKEN_WEIGHT"):
         monkeypatch.setattr(dynamicvit, other, 0.0)
     torch.manual_seed(0)

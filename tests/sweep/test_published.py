@@ -14,7 +14,7 @@ from ptd_core.errors import OutputError
 from ptd_core.records.finished_runs import read_epochs, read_runs
 from ptd_core.records.folders import RunFolder
 from ptd_core.run import execute
-from ptd_core.sweep.outcome import Outcome
+from ptd_core.sweep.outcome import Outcome, finished
 from ptd_core.sweep.plan import read_plan
 from ptd_core.sweep.published import published_rows, refuse_other_images
 
@@ -179,3 +179,35 @@ def test_no_notebooks_are_published(tmp_path, capsys):
     with pytest.raises(SystemExit):
         command.main([str(path), "--notebooks", "--records", str(tmp_path)])
     assert "hold no executed notebooks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["last row cut", "last row lacking", "another accuracy"])
+def test_epochs_that_are_not_those_of_the_record_are_refused(trained, tmp_path, damage):
+    path = write_sweep(tmp_path, f"{{{ARMS}, seeds: [0]}}")
+    assert command.main([str(path), "--processes", "1"]) == 0
+    run = read_plan(path).runs[0]
+    file = next((tmp_path / "runs" / run.name).glob("*_history.csv"))
+    rows = list(csv.reader(file.open()))
+    if damage == "another accuracy":
+        rows[-1][rows[0].index("ema_test_accuracy")] = "13.0"
+    rows = rows[:-1] if damage == "last row lacking" else rows
+    text = "\n".join(",".join(row) for row in rows) + "\n"
+    file.write_text(text[:-40] if damage == "last row cut" else text)
+    with pytest.raises(OutputError, match=r"history\.csv: (its epochs are not those of run\.json|cannot be read)"):
+        finished(run.recipe, notebook=False)
+
+
+def test_a_run_that_another_command_finishes_meanwhile_is_in_the_tables(trained, tmp_path, monkeypatch, capsys):
+    """It was refused here for its lock: the tables of both commands are complete."""
+    path = write_sweep(tmp_path, f"{{{ARMS}, seeds: [0]}}")
+    here = command.run_processes
+
+    def one_is_busy(runs, *more):
+        outcomes = here(runs, *more)
+        return outcomes | {runs[0].name: Outcome(failure="OutputError: is in use by another process")}
+
+    monkeypatch.setattr(command, "run_processes", one_is_busy)
+    assert command.main([str(path), "--processes", "1"]) == 0
+    assert "failed" not in capsys.readouterr().err
+    folder = RunFolder("question", str(tmp_path)).path
+    assert len(read_runs(folder)) == 2 and not (folder / "unfinished.txt").exists()

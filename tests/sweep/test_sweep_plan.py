@@ -208,7 +208,7 @@ def test_a_sweep_does_not_share_a_folder_with_a_run(sweep, tmp_path):
         read_plan(tmp_path / "absent.yaml")
 
 
-def test_weights_that_earlier_runs_of_each_seed_have_learned(sweep, tmp_path):
+def test_weights_that_earlier_runs_of_each_seed_have_learned(sweep, tmp_path, monkeypatch):
     """{seed} is the run's own; runs/ is where this sweep writes; to read records none need be there."""
     path = sweep("""
         base: plain.yaml
@@ -219,7 +219,11 @@ def test_weights_that_earlier_runs_of_each_seed_have_learned(sweep, tmp_path):
         seeds: [0, 1]
     """)
     out = [f"out_dir={tmp_path / 'elsewhere'}"]
-    with pytest.raises(RecipeError, match=r"arm tuned, seed = 0.*first_seed0"):
+    strange = tmp_path / "runs" / "first_seed0" / "weights.safetensors"  # of another experiment, in the current folder
+    strange.parent.mkdir(parents=True)
+    strange.write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"arm tuned, seed = 0.*first_seed0/weights\.safetensors'"):
         read_plan(path, out)
     files = [tmp_path / "elsewhere" / "runs" / f"first_seed{seed}" / "weights.safetensors" for seed in (0, 1)]
     for number, file in enumerate(files):

@@ -11,9 +11,10 @@ from ptd_core.chapter.widgets import saliency_explorer
 from ptd_core.cost import cost
 from ptd_core.evaluation.policies import points, policies
 from ptd_core.evaluation.ways import rows_of
+from ptd_core.load import load_model
 from ptd_core.machine.counted import count
 from ptd_core.recipe import Recipe
-from ptd_core.run import execute, load_model
+from ptd_core.run import execute
 from ptd_core.token_drop import TokenDropViT
 from ptd_core.trainer import Trainer
 

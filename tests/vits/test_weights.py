@@ -11,8 +11,9 @@ from timm.models import load_checkpoint
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from ptd_core.errors import OutputError, RecipeError
+from ptd_core.load import load_model
 from ptd_core.recipe import Recipe
-from ptd_core.run import execute, load_model
+from ptd_core.run import execute
 from ptd_core.trainer import Trainer
 from ptd_core.vits.weights import begin_with
 
