@@ -52,7 +52,7 @@ class Split:
     def part(self, count: int) -> "Split":
         """`count` images that stand for the whole: fixed, drawn at random, as balanced over the classes as can be.
 
-        All of them, in their own order, if there are no more. A smaller part is the beginning of a larger one.
+        All of them, in their own order, if there are no more; else a smaller part is the beginning of a larger one.
         A part is in memory, on the device, also of mapped images.
         """
         if count >= len(self) and not self.mapped:

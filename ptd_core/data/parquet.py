@@ -80,7 +80,9 @@ def list_parquet(
         _check(place, part, labels[part], columns.label, len(names))
         what = f"{part} images in {readable(place)}"
         chosen[part] = balanced_subset(labels[part], size, len(names), what, names)
-    note = f"{readable(place)}: {TRAIN} shards for training, {split} shards for test, labels from {columns.label}"
+    # Where names do not say how many shards there should be, whoever fetched them may miss rows.
+    used = [f"{len(paths[part])} {part} shard(s) with {len(labels[part]):,} rows" for part in (TRAIN, split)]
+    note = f"{readable(place)}: {used[0]} for training, {used[1]} for test, labels from {columns.label}"
     unused = [other for other in held_out if other != split]
     return Listing(
         name="parquet",

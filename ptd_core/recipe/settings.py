@@ -189,7 +189,7 @@ class Settings(BaseModel):
     # training
     epochs: int = _setting(10, "passes over the training images, or over epoch_images of them", ge=1, le=100_000)
     epoch_images: int = _setting(
-        0, "training images an epoch, others each time until none is left; 0: all", kind=LATER, ge=0, le=10**9
+        0, "training images an epoch, others in the next while enough are left; 0: all", kind=LATER, ge=0, le=10**9
     )
     batch_size: int = _setting(64, "images a training step; an epoch omits its last, smaller batch", ge=1, le=10**6)
     accumulate_steps: int = _setting(

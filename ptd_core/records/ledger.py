@@ -32,12 +32,12 @@ class TimeLedger(BaseModel):
 def time_ledger(records: list[EpochRecord], patch_tokens: int) -> TimeLedger:
     """The ledger of a run whose images have `patch_tokens` tokens.
 
-    The first epoch, which warms up, does not count among those with all tokens where there are others.
+    The run's first epoch, which warms up, does not count among those with all tokens where there are others.
     """
     training = sum(record.train_seconds for record in records)
     data = _measured(sum(record.data_seconds for record in records))
-    whole = [record.train_seconds for record in records if record.kept_tokens == patch_tokens]
-    whole = whole[1:] or whole
+    whole = [record for record in records if record.kept_tokens == patch_tokens]
+    whole = [record.train_seconds for record in [one for one in whole if one is not records[0]] or whole]
     all_tokens = statistics.median(whole) * len(records) if whole else None
     return TimeLedger(
         training_seconds=training,

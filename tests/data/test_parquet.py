@@ -58,7 +58,8 @@ def test_shards_give_back_what_was_put_in(hub):
     holds(data.train, "train")
     holds(data.test, "test")
     assert data.classes == CLASSES and data.name == "parquet"
-    assert data.notes == (f"{hub}: train shards for training, test shards for test, labels from label",)
+    used = "3 train shard(s) with 23 rows for training, 1 test shard(s) with 9 rows for test"
+    assert data.notes == (f"{hub}: {used}, labels from label",)
 
 
 def test_the_same_pictures_in_folders_are_the_same_images(hub, tmp_path):
@@ -139,7 +140,7 @@ def test_validation_stands_in_for_test(tmp_path, called):
     write(tmp_path, "test", called=called)
     data = read(tmp_path)
     holds(data.test, "test")
-    assert f"{called} shards for test" in data.notes[0]
+    assert f"1 {called} shard(s) with 9 rows for test" in data.notes[0]
 
 
 def test_validation_is_used_where_test_labels_are_withheld(tmp_path):
@@ -148,7 +149,7 @@ def test_validation_is_used_where_test_labels_are_withheld(tmp_path):
     write(tmp_path / "data", "test", labels=np.full(9, -1))
     data = read(tmp_path)
     holds(data.test, "test")
-    assert data.notes[0].endswith("validation shards for test, labels from label; not used: test")
+    assert data.notes[0].endswith("validation shard(s) with 9 rows for test, labels from label; not used: test")
     (tmp_path / "data" / "validation-00000-of-00001.parquet").unlink()
     with pytest.raises(DataError, match=r"the test shards have no labels \(all are negative\)"):
         read(tmp_path)
