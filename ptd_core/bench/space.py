@@ -15,7 +15,7 @@ from ptd_core.bench.workload import CLASSES, Workload
 from ptd_core.evaluation.methods import keep_of, methods
 from ptd_core.machine.clock import interleave, with_times
 from ptd_core.recipe import Recipe
-from ptd_core.saliency import attention_rows, gather_tokens, kept_tokens, patch_scores
+from ptd_core.saliency import gather_tokens, kept_tokens, patch_scores
 from ptd_core.token_drop import Keep, TokenDrop, TokenDropViT
 from ptd_core.tokens import vit_parts
 from ptd_core.tokens.fates import places_left
@@ -33,7 +33,7 @@ class GatherAfterAttention(TokenDropViT):
         normed_BTE = block.norm1(x_BTE)
         query = vit_parts.queries(attention, normed_BTE)
         key, value = vit_parts.keys_values(attention, normed_BTE)
-        weights_BHTT = attention_rows(query, key)
+        weights_BHTT = (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(dim=-1)  # as autocast has it
         attended = vit_parts.project_out(attention, normed_BTE, weights_BHTT @ value)
         x_BTE = vit_parts.attention_residual(block, x_BTE, attended)
         class_BHT = weights_BHTT[:, :, 0]
