@@ -149,7 +149,7 @@ sample_figure(data, data.train)
 
 # %% [markdown]
 # Training images are cropped and flipped at random, and by the recipe also distorted (RandAugment), partly erased
-# and mixed, so that no epoch shows the same picture twice. The first images of epoch 0, as the network sees them:
+# and mixed, so that no epoch shows the same picture twice. The first images of epoch 0, as they are before mixing:
 
 # %%
 from ptd_core.data.dataset import Split

@@ -189,7 +189,7 @@ evidence.recommended(steeper)
 # %% [markdown]
 # ## Time on the clock
 #
-# Operations predict a saving, machines give another. In the original's logs most of it came at once, with the first
+# Operations predict a saving, machines give another. In the original's logs nearly half came at once, with the first
 # dropped token: 257 tokens were slow on that machine and 256 were not. So one arm drops a single token. The others are
 # those of the question above; each is trained through all of its epochs, on a fifth of their images, alone on the
 # machine, by turns.

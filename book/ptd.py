@@ -173,13 +173,15 @@ notebook.show_code(polynomial, rising, DropSchedule.kept_at_ratio, DropSchedule.
 # Hence the $10^{-9}$.
 
 # %%
-drop_figure(recipe.schedule, recipe.epochs, recipe.vit.patch_tokens)
+kept = [recipe.kept_tokens(epoch) for epoch in range(recipe.epochs)]
+drop_figure(recipe.schedule, recipe.epochs, recipe.vit.patch_tokens, kept=kept)
 
 # %% [markdown]
 # Left the drop ratio, right the tokens that are left: a staircase, because an epoch has one $d$ and tokens are whole.
-# What would other curricula do? Move the sliders: blue is their curriculum, dashed is this run, grey the published
-# curriculum stretched to the same length. The line above the curves says how much work the whole run saves, and what
-# gain in speed that predicts; the button gives the settings as a file for papermill's `-f`.
+# What would other curricula do? Move the sliders: blue is their curriculum, dashed is this run (or, if it has settings
+# without a slider, where the sliders start), grey the published curriculum stretched to the same length. The line above
+# the curves says how much work the whole run saves, and what gain in speed that predicts; the button gives the settings
+# as a file for papermill's `-f`.
 
 # %%
 from ptd_core.chapter import widgets
@@ -236,10 +238,11 @@ notebook.show_code(
 # x_K \leftarrow x_K + \mathrm{MLP}(\mathrm{LN}(x_K))$$
 #
 # Each box of the drawing shows for how many tokens it computes, class token included: left in evaluation, right in the
-# last epoch of this run's training.
+# last epoch of this run's training, in the first block that drops.
 
 # %%
-block_figure(recipe.vit.patch_tokens, recipe.schedule.kept(recipe.epochs - 1, recipe.vit.patch_tokens))
+first_of = recipe.keep(recipe.epochs - 1) or (recipe.vit.patch_tokens,)
+block_figure(recipe.vit.patch_tokens, first_of[0])
 
 # %%
 from ptd_core.token_drop import TokenDropViT
@@ -257,9 +260,14 @@ notebook.show_code(TokenDropViT._drop)
 # Counting matrix products and convolutions, forward and backward:
 
 # %%
+from ptd_core.parameters import decimals
+
 whole = recipe.cost(len(data.classes)).training
 rows = []
+largest = max(decimals(recipe.drop_shares) or (1.0,))  # where blocks drop different shares
 for ratio in (0.0, 0.1, 0.2, 0.35, 0.5):
+    if largest * ratio >= 1:
+        continue
     keep = recipe.keep_at(ratio)
     part = recipe.cost(len(data.classes), keep).training
     kept = keep[-1] if keep else recipe.vit.patch_tokens

@@ -222,8 +222,8 @@ space.shares(trained, block)
 #
 # $$\log s_i + g_i$$
 #
-# are such a draw. A third choice ranks no token by itself: ToE takes half of its tokens evenly over the image, and
-# then, in two rounds, those whose features are farthest from what it has.
+# are such a draw. A third choice ranks no token by itself, as ToE: the first half evenly over the image, and then, in
+# two rounds, those whose features are farthest from what it has.
 
 # %%
 from ptd_core.tokens import choices, fates
@@ -413,9 +413,9 @@ widgets.saliency_explorer(trainings.get("class_attention", trained))
 # | PatchDropout | Liu et al., WACV 2023 | none |
 # | EViT | Liang et al., ICLR 2022 | blocks 1, 2, 3 (theirs 3, 6, 9 of 12); rounded down; all tokens in evaluation |
 # | random-LTD | Yao et al., 2022 | none |
-# | ToE | Huang et al., CVPR 2024 | none |
+# | ToE | Huang et al., CVPR 2024 | before block 2 (theirs 1); in its second stage more seeds, fewer rounds |
 # | SkipViT | Ataiefard et al., 2024 | none |
-# | PSS | McDanel and Huynh, 2022 | its L1 norm and its cycles only |
+# | PSS | McDanel and Huynh, 2022 | its L1 norm; its cycles, here a cosine over epochs, theirs a triangle within each |
 # | ToMe | Bolya et al., ICLR 2023 | all tokens in evaluation |
-# | Evo-ViT | Xu et al., AAAI 2022 | from block 2 (theirs 4 of 12) |
+# | Evo-ViT | Xu et al., AAAI 2022 | from block 2 (theirs 4 of 12), epoch 2; mean begins earlier; each block chooses |
 # | DynamicViT | Rao et al., NeurIPS 2021 | blocks 1, 2, 3 (theirs 3, 6, 9 of 12); the teacher is the averaged model |

@@ -225,7 +225,8 @@ decision.decided(done)
 #
 # ## Exercises
 #
-# 1. Set `drop_shape = "polynomial"` and `drop_stages = ""`: the published curriculum. Does the decision change?
+# 1. Set `drop_shape = "polynomial"`, `drop_stages = ""`, `drop_block = 0` and `drop_end = 6`: the published curriculum,
+#    scaled to 8 epochs. Does the decision change?
 # 2. Set `repeats = (0, 1, 2, 3)`. By how much does the interval shrink?
 # 3. Set `stem_stride = 8`: a quarter of the tokens. What is left to save?
 # 4. Set `weights` to the `weights.safetensors` of a run in `runs/`, with `lr = 5e-4`: does fine-tuning need all tokens?

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from ptd_core.errors import PTDError
+from ptd_core.machine.device import describe_device, resolve_device
 from ptd_core.machine.interrupt import as_ctrl_c
 from ptd_core.paths import PROJECT_ROOT, resolve_data_dir
 from ptd_core.progress import say
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = []
         if not options.no_bench:
             module = ["ptd_core.bench", "--to", str(bench), *options.overrides]
-            jobs.append((bench.name, bench_finished(bench), module))
+            device = Recipe.from_yaml(PROJECT_ROOT / "parameters" / "ptd_aug.yaml", settings).device
+            jobs.append((bench.name, bench_finished(bench, device), module))
         for name, (file, *changes) in RECIPES.items():
             path, values = f"parameters/{file}.yaml", [*settings, *changes]
             done = finished(Recipe.from_yaml(PROJECT_ROOT / path, values), notebook=False)
@@ -87,10 +89,14 @@ def sweep_finished(plan: Plan) -> bool:
     )
 
 
-def bench_finished(folder: Path) -> bool:
-    """Whether a bench has written all of its sections; it writes them one by one."""
+def bench_finished(folder: Path, device: str) -> bool:
+    """Whether a bench of this device has written all of its sections; it writes them one by one.
+
+    One of another device, whose products were never held against the CPU's, begins anew.
+    """
     file = folder / "bench.json"
-    return file.exists() and json.loads(file.read_text())["finished"]
+    report = json.loads(file.read_text()) if file.exists() else None
+    return bool(report) and report["finished"] and report["stamp"]["device"] == describe_device(resolve_device(device))
 
 
 def _do(name: str, done: bool, module: list[str], end: float) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from ptd_core import reproduce
 from ptd_core.bench.sections import SECTIONS
+from ptd_core.machine.device import describe_device, resolve_device
 from ptd_core.run import execute
 
 SMALL = ["dataset=shapes", "image_size=16", "subset=64", "test_subset=20", "stem_width=4", "embed_dim=16", "depth=1",
@@ -61,6 +62,15 @@ def test_correctness_comes_first_then_the_recipes_then_the_question(monkeypatch,
         and jobs[6][-2:] == ["--processes", "3"]
         and jobs[6][3].endswith("full_direction.yaml")
     )
+
+
+def test_a_bench_of_another_device_is_not_taken_for_this_ones(tmp_path):
+    """Its first section refuses a device that does not compute what the CPU does."""
+    assert not reproduce.bench_finished(tmp_path, "cpu")
+    here = describe_device(resolve_device("cpu"))
+    for finished, device, taken in ((True, here, True), (False, here, False), (True, "another card", False)):
+        (tmp_path / "bench.json").write_text(json.dumps({"finished": finished, "stamp": {"device": device}}))
+        assert reproduce.bench_finished(tmp_path, "cpu") is taken
 
 
 def test_a_job_that_fails_ends_it(monkeypatch, tmp_path):

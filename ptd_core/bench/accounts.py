@@ -36,7 +36,7 @@ def ledger(work: Workload, rounds: int) -> list[dict]:
 
         trainer.model.train()
         for number in range(rounds + 1):
-            batch, keep = next(batches), work.keep(ratio)
+            batch, keep = next(batches), recipe.keep_at(ratio)
             loss, _ = clocked("forward", lambda: trainer.step.forward(batch, keep))  # noqa: B023
             clocked("backward", lambda: trainer.step.backward(loss))  # noqa: B023
             clocked("optimizer", trainer.step.update)

@@ -16,7 +16,7 @@ class PlainViT(nn.Module):
 
     def __init__(self, recipe: Recipe, num_classes: int):
         super().__init__()
-        self.drop_block = recipe.drop_block
+        self.drop_block = 0  # as in all that it is compared with
         self.tokens = StemTokens(recipe.vit)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, recipe.embed_dim))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + recipe.vit.patch_tokens, recipe.embed_dim) * 0.02)

@@ -107,9 +107,9 @@ def peers(work: Workload, rounds: int) -> list[dict]:
 
 def growth(work: Workload, rounds: int) -> list[dict]:
     """How a step's time grows with the batch, the tokens (by the image's side) and the depth, at d = 0."""
-    few = max(2, work.small_batch)
+    few = work.small_batch
     side, depth = work.recipe.image_size, work.recipe.depth
-    changes = [{"batch_size": size} for size in (few // 4, few // 2, few, 2 * few) if size >= 2]
+    changes = [{"batch_size": size} for size in (few // 8 * 2, few // 4 * 2, few, 2 * few) if size >= 2]
     changes += [{"batch_size": few, "image_size": size} for size in (side // 2, side * 3 // 2)]
     changes += [{"batch_size": few, "depth": layers} for layers in (max(1, depth // 2), 2 * depth)]
     cases, rows = {}, []

@@ -48,7 +48,7 @@ class GatherAfterAttention(TokenDropViT):
 
 def space(work: Workload, rounds: int) -> list[dict]:
     """Training steps and their peak memory, each method with half of the tokens after its last dropping block."""
-    base = work.recipe.replace(batch_size=max(2, work.small_batch), dataset="shapes")
+    base = work.recipe.replace(batch_size=work.small_batch, dataset="shapes")
     cases, rows = {}, []
     methods_at_half = ((name, one, keep_of(one)) for name, one in methods(base).items())
     for name, recipe, keep in [(ALL, base, None), *methods_at_half]:

@@ -60,7 +60,8 @@ class Workload:
     @property
     def small_batch(self) -> int:
         """Images of a step where many cases are compared: the recipe's batch, on a CPU a part of it."""
-        return self.recipe.batch_size // (FEWER if self.device.type == "cpu" else 1)
+        size = self.recipe.batch_size // (FEWER if self.device.type == "cpu" else 1)
+        return max(2, size // 2 * 2)  # pairs, which a recipe may mix
 
     def keep(self, ratio: float) -> Keep | None:
         """What one dropping block keeps at a drop ratio; None for all tokens."""

@@ -46,12 +46,15 @@ def decided(found: Trained) -> Markdown:
     lines = [
         table(["trained with", "epochs", f"test accuracy, {len(cells[FEWER].runs)} seed(s)", "training"], rows).data,
         "",
-        f"- Against all tokens, as many epochs: {in_words(loss, '95 % ')}; trained {loss.faster:.2f}x faster.",
+        f"- Against all tokens, as many epochs: {in_words(loss, '95 % ')}; "
+        + ("on several machines." if math.isnan(loss.faster) else f"trained {loss.faster:.2f}x faster."),
         f"- Against all tokens, as much time: {in_words(gain, '95 % ')}.",
         f"- The intervals are over seeds, on these {len(labels):,} test images; one image is {100 / len(labels):.2f} "
         "points.",
     ]
-    if not 1 / UNEQUAL < gain.faster < UNEQUAL:
+    if math.isnan(gain.faster):
+        lines.append("- **Whether the times were equal is not known**: seconds of several machines are not compared.")
+    elif not 1 / UNEQUAL < gain.faster < UNEQUAL:
         lines.append(
             f"- **The times were not equal**: *{EQUAL_TIME}* took {gain.faster:.2f} times as long as *{FEWER}*: "
             "whole epochs could not be equal (see the plan), or something else used the machine meanwhile."
@@ -73,9 +76,11 @@ def verdict(loss: Effect, gain: Effect, best: float, needed: float) -> str:
         )
     if math.isnan(gain.t_low):
         return "Not decided: one seed has no interval."
+    if not gain.spread:
+        return f"Not decided: {len(gain.seeds)} seeds that differ equally have no interval; more may scatter."
     if gain.t_high < 0:
         return "It does not pay: the same time with all tokens gives more."
-    if gain.t_low > 0 and loss.t_low > NO_LOSS:
+    if gain.t_low > 0 and loss.spread and loss.t_low > NO_LOSS:
         return "It pays: as good as all tokens, and better than what they reach in the same time."
     if gain.t_low > 0:
         return (

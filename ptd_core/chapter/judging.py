@@ -172,7 +172,7 @@ def answered(question: str) -> Answer:
 def _judged(effect: Effect | None, claimed: int, question: str) -> Found:
     if effect is None:
         return _no_records(question)
-    if math.isnan(effect.t_low):
+    if not effect.spread:
         return Found(NOT_TESTED, in_words(effect))
     low, high = sorted((claimed * effect.t_low, claimed * effect.t_high))
     if low > 0:

@@ -92,7 +92,7 @@ def recommended(found: list[Candidate]) -> str:
     for one in found:
         no_loss, better, passes = (_yes(one, value) for value in (one.no_loss, one.beats_equal_time, one.passes))
         saving = "-" if math.isnan(one.saving) else f"{one.saving:.2f}x"
-        share = f"{100 * one.gain.predicted:.0f} %" if one.gain else "-"
+        share = f"{100 * one.gain.predicted:.0f} %" if one.gain and not math.isnan(one.gain.predicted) else "-"
         cells = [one.arm, saving, _size(one.loss), no_loss, _size(one.gain), share, better, passes]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"**{_chosen(found)}**"])

@@ -15,6 +15,7 @@ from ptd_core.records.stamp import places
 from ptd_core.records.statistics import bootstrap_interval, mean_and_sd, points, t_interval
 
 EFFECTS = "effects.csv"
+SEVERAL = 5  # seeds that hardly differ equally by chance
 NO_LOSS = -0.3  # points: "no loss" is said where the whole interval lies above
 
 
@@ -42,10 +43,18 @@ class Effect:
     predicted: float
 
     @property
+    def spread(self) -> bool:
+        """Whether there is an interval that says something. Accuracies come in steps of one image, so that few
+        differences may be equal by chance, and their interval is a point."""
+        return self.t_low < self.t_high or (len(self.seeds) >= SEVERAL and self.t_low == self.t_high)
+
+    @property
     def verdict(self) -> str:
         """What can be said of it, in words."""
         if math.isnan(self.t_low):
             return "one seed: nothing can be said"
+        if not self.spread:
+            return "few seeds, which differ equally: nothing can be said"
         if self.t_low > 0:
             return "better"
         if self.t_high < 0:

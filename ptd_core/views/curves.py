@@ -61,11 +61,12 @@ def drop_figure(
     figure = new_figure(stamp, (7.4, 3.2))
     left, right = figure.subplots(1, 2)
     times = range(epochs + 1)  # the last epoch, too, is drawn as long as it lasts
-    left.step(times, [schedule.ratio(min(t, epochs - 1)) for t in times], where="post", color=BLUE)
+    ratios = [schedule.ratio(min(t, epochs - 1)) for t in times]
+    left.step(times, ratios, where="post", color=BLUE)
     kept = kept or [schedule.kept(t, patch_tokens) for t in range(epochs)]
     kept = [kept[min(t, epochs - 1)] for t in times]
     right.step(times, kept, where="post", color=BLUE)
-    left.set(xlabel="epoch t", ylabel="drop ratio d(t)", ylim=(-0.02, max(0.4, schedule.final, schedule.init) + 0.05))
+    left.set(xlabel="epoch t", ylabel="drop ratio d(t)", ylim=(-0.02, max(0.4, *ratios) + 0.05))
     right.set(xlabel="epoch t", ylabel=f"kept patch tokens k(t) of {patch_tokens}", ylim=(0, patch_tokens * 1.08))
     place = {"textcoords": "offset points", "xytext": (-4, -12), "ha": "right"}
     right.annotate(f"{kept[-1]}", (epochs, kept[-1]), color=BLUE, **place)

@@ -43,16 +43,19 @@ class Shown:
 def schedule_page(recipe: Recipe, num_classes: int) -> str:
     """HTML with sliders for the published curriculum, its cost and the recipe as YAML; starts at the recipe's numbers.
 
-    What else a recipe can do with tokens has no slider: the page and its YAML have the defaults there; but for the
-    score, which stays the recipe's own where the model has no class token to ask.
+    What else a recipe can do with tokens has no slider: the page and its YAML have the defaults there, which the page
+    says; but for the score, which stays the recipe's own where the model has no class token to ask.
     """
     others = (*WITH_SLIDER, *(() if _has_class_token(recipe) else ("drop_score",)))
     rest = [name for name in Recipe.token_settings() if name not in others]
-    recipe = recipe.replace(**{name: Recipe.model_fields[name].default for name in rest})
+    whole, recipe = recipe, recipe.replace(**{name: Recipe.model_fields[name].default for name in rest})
     vit = recipe.vit
+    # Weights to begin with stand in the settings as their digest, with which no run can begin.
+    yaml = recipe.settings() | ({"weights": recipe.weights} if recipe.weights else {})
     data = {
         "settings": {name: getattr(recipe, name) for name in WITH_SLIDER},
-        "recipe": [[name, _yaml_value(value)] for name, value in recipe.settings().items()],
+        "recipe": [[name, _yaml_value(value)] for name, value in yaml.items()],
+        "leftOut": [name for name in rest if getattr(whole, name) != getattr(recipe, name)],
         "patchTokens": vit.patch_tokens,
         "maxRatio": _max_ratio(vit.patch_tokens),
         "maxEpochs": max(2 * recipe.epochs, recipe.drop_end),

@@ -24,9 +24,12 @@ def sample_figure(dataset: Dataset, split: Split, count: int = 12, stamp: str = 
     """A few images of a split, of as many classes as can be, with their class names."""
     split = split.part(count)
     figure = new_figure(stamp, (7.4, 1.5 * -(-count // 6)))
-    for axes, image, label in zip(figure.subplots(-(-count // 6), 6).flat, split.images, split.labels):
+    places = figure.subplots(-(-count // 6), 6).flat
+    for axes, image, label in zip(places, split.images, split.labels):
         _show(axes, image)
         axes.set_title(readable(dataset.classes[label]), fontsize=8)
+    for axes in places[len(split) :]:  # where there are fewer images
+        axes.axis("off")
     return figure
 
 

@@ -45,7 +45,7 @@ def test_it_shows_what_is_published(tmp_path):
     outputs = executed(tmp_path)
     texts = shown(outputs, "text/markdown")
     questions = [text for text in texts if text.startswith("```text\n")]
-    assert len(questions) == 9 and all(text.endswith("runs are recorded.") for text in questions)
+    assert len(questions) == 10 and all(text.endswith("runs are recorded.") for text in questions)
     (ledger,) = [text for text in texts if "| verdict |" in text and "original" in text]
     assert all(line.rsplit(" | ", 1)[1].removesuffix(" |") in VERDICTS for line in ledger.splitlines()[2:])
     with_effects = ("own_effect", "direction", "scores", "place", "curriculum", "transfer")

@@ -228,6 +228,21 @@ def test_the_decision_follows_from_two_intervals(whole, fewer, shorter, words):
     assert "not equal" not in text
 
 
+def test_equal_differences_of_few_seeds_decide_nothing():
+    """One image of 500, twice: an interval without width, by chance."""
+    _, text = page([60.0, 61.0], [60.2, 61.2], [58.0, 59.0])
+    assert "**Not decided: 2 seeds that differ equally have no interval" in text
+    _, text = page([60.0, 61.0], [60.0, 61.0], [58.0, 59.1])
+    assert "**It pays where time is short" in text  # and not: as good as all tokens
+
+
+def test_seconds_of_several_machines_are_told_as_such():
+    cells = {ALL: cell(ALL, [60.0, 61.0]), FEWER: cell(FEWER, [60.0, 61.2]), EQUAL_TIME: cell(EQUAL_TIME, [58.0, 59.1])}
+    cells[FEWER] = Cell(FEWER, [dataclasses.replace(run, device="D; E") for run in cells[FEWER].runs])
+    text = decision.decided(Trained(cells, None, torch.arange(500) % 10)).data
+    assert "nan" not in text and "on several machines" in text and "equal is not known" in text
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(6.0, "took 0.86 times"), (8.2, "took 1.17 times"), (8.0, "")])
 def test_unequal_times_are_said(seconds, words):
     _, text = page([60.0, 61], [60.0, 61], [58.0, 60.0], seconds)

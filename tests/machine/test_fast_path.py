@@ -174,9 +174,7 @@ def test_ledger_sets_saved_time_against_the_runs_own_epochs_with_all_tokens():
     assert (ledger.data_seconds, ledger.step_seconds, ledger.evaluation_seconds) == (5.0, 17.5, 5.0)
     assert ledger.compile_seconds == 5.0 and ledger.training_seconds == 22.5
     assert time_ledger(records[3:], 64).saved_seconds is None
-    assert (
-        time_ledger(records[::-1], 64).all_tokens_epochs == 3
-    )  # all tokens at the end: the first epoch is no such one
+    assert time_ledger(records[::-1], 64).all_tokens_epochs == 3  # at the end: the first is none
 
 
 def test_run_json_has_the_ledger(tiny, tiny_shapes):

@@ -69,7 +69,7 @@ def test_runs_are_paired_by_seed():
     assert (found.t_low, found.t_high) == pytest.approx(t_interval([0.0, 0.5, -1.0]))
     assert (found.faster, found.predicted) == (1.25, 1.25**2)
     raw = effect(arm, control, "clean_train_accuracy")
-    assert raw.differences == (0.0, 0.0, 0.0) and raw.verdict == "no loss"
+    assert raw.differences == (0.0, 0.0, 0.0) and raw.verdict.startswith("few seeds, which differ equally")
     with pytest.raises(OutputError, match="arm and other have no seed in common"):
         effect(arm, cell("other", {7: 1.0}))
 
@@ -85,6 +85,9 @@ def test_runs_are_paired_by_seed():
         ((0.1, 0.9, 0.2), "no difference seen"),  # all above 0, and so the bootstrap's interval, but not t's
         ((-0.1, -0.9, -0.2), "no difference seen"),
         ((0.5,), "one seed: nothing can be said"),
+        ((0.2, 0.2), "few seeds, which differ equally: nothing can be said"),  # one image of 500, twice
+        ((0.0, 0.0, 0.0, 0.0), "few seeds, which differ equally: nothing can be said"),
+        ((2.0,) * 5, "better"),
     ],
 )
 def test_verdicts(differences, verdict):

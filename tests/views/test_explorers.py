@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import random
 import re
 
@@ -171,3 +172,21 @@ def test_a_model_without_class_token_has_a_schedule_page():
     costs = [cost(recipe.vit, 10, TokenDrop((1,), "norm"), (keep,)).training for keep in (10, 40)]
     a, b, c = cost_of_kept(recipe.replace(drop_fate="discard"), 10, 1)
     assert [a + b * keep + c * keep**2 for keep in (10, 40)] == costs
+
+
+def test_a_page_says_what_of_the_run_has_no_slider(open_schedule):
+    page = open_schedule(Recipe(drop_shape="flat", drop_attended="kept", drop_start=0))
+    assert "This run also has drop_shape, drop_attended, without sliders" in page.text_content("#left-out")
+    assert "where the sliders start" in page.text_content("svg.picture")
+    assert page.text_content("#reset") == "back to the start"
+    screenshot(page, "schedule_left_out")
+    page = open_schedule(Recipe())
+    assert not page.query_selector("#left-out") and "this run's recipe" in page.text_content("svg.picture")
+
+
+def test_the_yaml_of_a_run_that_began_with_weights_can_begin(tmp_path):
+    file = tmp_path / "some.safetensors"
+    file.write_bytes(b"weights")
+    page = schedule_page(Recipe(weights=str(file)), 10)
+    assert f'["weights", "{json.dumps(str(file))[1:-1]}"]' in page or str(file) in page
+    assert "sha256:" not in page

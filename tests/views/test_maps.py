@@ -11,13 +11,13 @@ from ptd_core.evaluation.attention_maps import attention_maps
 from ptd_core.evaluation.token_maps import TokenMap, token_maps
 from ptd_core.records.history import NAN, EpochRecord
 from ptd_core.saliency import kept_mask, object_coverage
-from ptd_core.schedule import DropSchedule
+from ptd_core.schedule import DropSchedule, Stages
 from ptd_core.token_drop import TokenDrop
 from ptd_core.tokens.vit_parts import class_attention_row
 from ptd_core.trainer import build_model
 from ptd_core.views.curves import accuracy_figure, drop_figure
 from ptd_core.views.dropping import Dropping, policy_sentence
-from ptd_core.views.maps import coverage_figure, saliency_figure
+from ptd_core.views.maps import coverage_figure, saliency_figure, sample_figure
 
 
 def test_attention_maps_are_the_class_tokens_row_without_itself(tiny):
@@ -154,3 +154,15 @@ def test_accuracy_figure_leaves_out_what_was_not_measured():
         "train, augmented batch, own label": [[1, 10.0], [2, 11.0], [3, 12.0]],
         "test, raw weights": [[2, 30.0], [3, 40.0]],
     }
+
+
+def test_drop_figure_has_room_for_every_ratio_of_its_shape():
+    """Steps have no use for `final`, by which the axis once ended."""
+    schedule = DropSchedule(shape="steps", stages=Stages((0.25, 1.0), (1.0, 1.0)), epochs=4)
+    left, _ = drop_figure(schedule, 4, 64).axes
+    assert left.lines[0].get_ydata().max() == 0.75 < left.get_ylim()[1]
+
+
+def test_places_without_an_image_are_empty(tiny_shapes):
+    figure = sample_figure(tiny_shapes, tiny_shapes.train.part(8))
+    assert [axes.axison for axes in figure.axes[8:]] == [False] * 4 and len(figure.axes) == 12

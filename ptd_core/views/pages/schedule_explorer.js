@@ -24,6 +24,11 @@ function scheduleExplorer(data, root) {
   const summary = make("p", { id: "summary", "aria-live": "polite" });
   const yaml = make("textarea", { id: "yaml", readonly: "", rows: 9, "aria-label": "these settings as YAML" });
   const copied = make("span", { id: "copied", "aria-live": "polite" });
+  const asRun = data.leftOut.length === 0;
+  if (!asRun) {
+    const names = data.leftOut.join(", ");
+    root.append(make("p", { id: "left-out" }, `This run also has ${names}, without sliders: all below is without them.`));
+  }
   root.append(
     make("div", { class: "controls" }, ...Object.values(controls).map((control) => control.element)),
     summary,
@@ -34,7 +39,7 @@ function scheduleExplorer(data, root) {
       button("copy-yaml", "copy as YAML", copy),
       copied,
       ...saveButtons(picture, () => "drop_schedule"),
-      button("reset", "back to this run", reset),
+      button("reset", asRun ? "back to this run" : "back to the start", reset),
     ),
     make("details", {}, make("summary", {}, "the settings as YAML, for papermill -f"), yaml),
   );
@@ -67,7 +72,7 @@ function scheduleExplorer(data, root) {
     const published = runOfSchedule({ ...data.settings, ...data.published }, data);
     const lines = [
       { label: `published, its ${data.published.epochs} epochs scaled`, class: "published", ...published },
-      { label: "this run's recipe", class: "own", ...own },
+      { label: asRun ? "this run's recipe" : "where the sliders start", class: "own", ...own },
       { label: "sliders", class: "chosen", ...run },
     ];
     const place = isNarrow(root) ? SLIM : WIDE;
@@ -140,7 +145,7 @@ function scheduleExplorer(data, root) {
     return String(Number(value.toPrecision(4)));
   }
 
-  /** The whole recipe, so that the file stands for itself wherever it is run. */
+  /** The whole recipe, but for places such as the data's, which are another machine's. */
   function yamlOf(chosen) {
     const decimals = { drop_init: 2, drop_final: 2, drop_gamma: 1 };
     const lines = data.recipe.map(([name, text]) => {
