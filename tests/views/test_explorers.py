@@ -177,7 +177,7 @@ def test_a_model_without_class_token_has_a_schedule_page():
 def test_a_page_says_what_of_the_run_has_no_slider(open_schedule):
     page = open_schedule(Recipe(drop_shape="flat", drop_attended="kept", drop_start=0))
     assert "This run also has drop_shape, drop_attended, without sliders" in page.text_content("#left-out")
-    assert "where the sliders start" in page.text_content("svg.picture")
+    assert "the sliders' start" in page.text_content("svg.picture")
     assert page.text_content("#reset") == "back to the start"
     screenshot(page, "schedule_left_out")
     page = open_schedule(Recipe())

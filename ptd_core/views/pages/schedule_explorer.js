@@ -72,7 +72,7 @@ function scheduleExplorer(data, root) {
     const published = runOfSchedule({ ...data.settings, ...data.published }, data);
     const lines = [
       { label: `published, its ${data.published.epochs} epochs scaled`, class: "published", ...published },
-      { label: asRun ? "this run's recipe" : "where the sliders start", class: "own", ...own },
+      { label: asRun ? "this run's recipe" : "the sliders' start", class: "own", ...own },
       { label: "sliders", class: "chosen", ...run },
     ];
     const place = isNarrow(root) ? SLIM : WIDE;
