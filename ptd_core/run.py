@@ -1,6 +1,7 @@
 """One whole run: data, training, checkpoints, records, figures. Chapters and the command line both call `execute`."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,7 +98,7 @@ def execute(
             (folder.path / run_record.FILE).unlink(missing_ok=True)
             with Interrupt() as interrupt, EventLog(recipe.log, folder.path, records) as log:
                 _train(trainer, records, origin, checkpoints, folder.path, progress, interrupt, log)
-                record = _record(trainer, records, origin, seconds=time.perf_counter() - started)
+                record = _record(trainer, records, origin(), seconds=time.perf_counter() - started)
                 _save(trainer, records, record, folder.path)
     return Run(recipe, dataset, records, trainer.headline.eval(), trainer, folder.path, record)
 
@@ -124,7 +125,7 @@ def run_worker(recipe: Recipe, ranks: Ranks) -> None:
 def _train(
     trainer: Trainer,
     records: list[EpochRecord],
-    origin: dict,
+    origin: Callable[[], dict],
     checkpoints: Checkpoints,
     folder: Path,
     progress: Progress,
@@ -143,7 +144,7 @@ def _train(
                 checkpoints.save(checkpoint())
 
     def checkpoint() -> Checkpoint:
-        return Checkpoint(trainer.state_dict(), records, recipe.settings(), trainer.dataset.digest, origin)
+        return Checkpoint(trainer.state_dict(), records, recipe.settings(), trainer.dataset.digest, origin())
 
     try:
         for record in trainer.epochs(on_step, interrupt.check_of(trainer.ranks, trainer.device)):
@@ -166,7 +167,7 @@ def _train(
         if isinstance(end, Stopped):
             checkpoints.save(checkpoint())
         if records:
-            _save(trainer, records, _record(trainer, records, origin), folder)
+            _save(trainer, records, _record(trainer, records, origin()), folder)
         progress.close()
         if isinstance(end, Stopped):
             progress.print(
@@ -177,14 +178,17 @@ def _train(
         progress.close()
 
 
-def _origin(trainer: Trainer, found: Checkpoint | None) -> dict:
-    """Where the results come from: of all calls that had a part in them, of which this is one unless all is trained."""
-    path = trainer.path
-    here = stamp(trainer.device) | {name: getattr(path, name) for name in ("precision", "attention", "compilation")}
-    if found is None:
-        return here
-    earlier = here | found.stamp  # older ones lack some
-    return earlier if trainer.next_epoch == trainer.recipe.epochs else joined(earlier, here)
+def _origin(trainer: Trainer, found: Checkpoint | None) -> Callable[[], dict]:
+    """A function that says where the results come from: of all calls that had a part in them, of which this is one
+    unless all is trained. Asked late, since what "auto" is to become is known after the first step."""
+    here, trained = stamp(trainer.device), trainer.next_epoch == trainer.recipe.epochs
+
+    def origin() -> dict:
+        now = here | {name: getattr(trainer.path, name) for name in ("precision", "attention", "compilation")}
+        earlier = now | found.stamp if found else now  # older ones lack some
+        return earlier if trained else joined(earlier, now)
+
+    return origin
 
 
 def _save_weights(
