@@ -157,6 +157,11 @@ def test_changed_file_is_a_recipe_or_one_refusal(file, tmp_path_factory, monkeyp
         ("data_dir: \"a\\0b\"", ["data_dir must not have control characters"]),
         ("out_dir: \"\\ud800\"", ["out_dir has a character that", "encoding, utf-8, lacks"]),
         ("mlp_ratio: 0.001", ["mlp_ratio = 0.001", "no hidden unit"]),
+        ("epochs: [", ["not valid YAML"]),
+        ("- 1\n- 2\n", ["name: value"]),
+        ("1: 2\n", ["name: value"]),
+        ("lr: 4e-4x\n", ["lr", "a valid number", "'4e-4x'"]),
+        ("!!python/object/apply:os.system ['true']\n", ["name: value"]),
         ("just words", ["expected lines of the form `name: value`, got str"]),
     ],
     ids=lambda value: repr(value[:20]) if isinstance(value, str) else "",
@@ -168,6 +173,11 @@ def test_refusals_say_what_and_where(tmp_path, text, words):
         Recipe.from_yaml(path)
     for word in [str(path), *words]:
         assert word in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="cannot be read"):
+        Recipe.from_yaml(tmp_path / "absent.yaml")
 
 
 def test_bytes_that_are_no_text_and_files_that_are_too_long(tmp_path):

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NoReturn
 
-from ptd_core.parameters import decimals, stages, whole_numbers
+from ptd_core.parameters import decimals, stages
 from ptd_core.schedule import DropSchedule
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ def _of_model(recipe: "Recipe", hybrid: str = "model") -> str:
     return "model model_args" if recipe.model_args else "model"
 
 
+def _of_blocks(recipe: "Recipe") -> str:
+    """The setting that names the dropping blocks."""
+    return "drop_blocks" if recipe.drop_blocks else "drop_block"
+
+
 def _crop(recipe: "Recipe") -> None:
     for name in _RESIZED:
         if recipe.crop != "resized" and _changed(recipe, name):
@@ -92,11 +97,10 @@ def _policy(recipe: "Recipe") -> None:
     for shape, needed in (("steps", "drop_stages"), ("cyclic", "drop_cycle")):
         if bool(getattr(recipe, needed)) != (recipe.drop_shape == shape):
             _refuse(recipe, f"drop_shape {needed}", f"{shape} needs {needed}, and nothing else does")
-    blocks = whole_numbers(recipe.drop_blocks) or (recipe.drop_block,)
-    if recipe.drop_fate == "bypass" and recipe.drop_until == -1 and max(blocks) >= recipe.vit.depth - 1:
-        name = "drop_blocks" if recipe.drop_blocks else "drop_block"
+    returning = recipe.drop_fate == "bypass" and recipe.drop_until == -1
+    if returning and max(recipe.dropping_blocks) >= recipe.vit.depth - 1:
         why = "there is no block after it before which the tokens could be back; drop_until may be the end"
-        _refuse(recipe, f"drop_fate {name} {_of_model(recipe, 'depth')}", why)
+        _refuse(recipe, f"drop_fate {_of_blocks(recipe)} {_of_model(recipe, 'depth')}", why)
     try:
         _ = recipe.token_drop, recipe.schedule
     except ValueError as error:  # which begins with the field's name
@@ -106,7 +110,7 @@ def _policy(recipe: "Recipe") -> None:
 def _blocks(recipe: "Recipe") -> None:
     """Which blocks there are for what is asked of them."""
     drop, depth = recipe.token_drop, recipe.vit.depth
-    names, name = _of_model(recipe, "depth"), "drop_blocks" if recipe.drop_blocks else "drop_block"
+    names, name = _of_model(recipe, "depth"), _of_blocks(recipe)
     if recipe.frozen_blocks > depth:
         _refuse(recipe, f"frozen_blocks {names}", f"frozen_blocks must be from 0 to {depth}")
     if drop.blocks[-1] >= depth:

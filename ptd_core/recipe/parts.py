@@ -61,8 +61,13 @@ class Parts(Settings):
         )
 
     @property
+    def dropping_blocks(self) -> tuple[int, ...]:
+        """The blocks that drop tokens, by whichever setting names them."""
+        return whole_numbers(self.drop_blocks) or (self.drop_block,)
+
+    @property
     def token_drop(self) -> TokenDrop | Rival:
-        blocks = whole_numbers(self.drop_blocks) or (self.drop_block,)
+        blocks = self.dropping_blocks
         if self.drop_method != "token_drop":
             return Rival(self.drop_method, blocks, self.vit.depth)
         last = self.vit.depth - 1 if self.drop_fate == "bypass" else None
