@@ -17,11 +17,18 @@ WHOLE = "all_tokens"  # the arm with all tokens in all epochs
 @dataclass(frozen=True)
 class Candidate:
     """An arm and what speaks for it. loss: it against all tokens in as many epochs; gain: in those that its operations
-    would pay for. None where nothing is recorded."""
+    would pay for. None where nothing is recorded. asked: seeds that the question asks for; whoever stops as soon as an
+    arm passes finds one that passes."""
 
     arm: str
     loss: Effect | None
     gain: Effect | None
+    asked: int = SEEDS
+
+    @property
+    def needed(self) -> int:
+        """Seeds that decide."""
+        return max(SEEDS, self.asked)
 
     @property
     def saving(self) -> float:
@@ -32,7 +39,7 @@ class Candidate:
     def decided(self) -> bool:
         """Whether enough seeds are recorded, and what it saves."""
         seeds = [len(one.seeds) if one else 0 for one in (self.loss, self.gain)]
-        return min(seeds) >= SEEDS and not math.isnan(self.saving)
+        return min(seeds) >= self.needed and not math.isnan(self.saving)
 
     @property
     def no_loss(self) -> bool:
@@ -64,12 +71,12 @@ def candidates(one: Answer) -> list[Candidate]:
 
     Arms that lack records are among them, at the end. Empty if nothing is recorded of any.
     """
-    recipes, found = one.recipes, []
+    recipes, found, seeds = one.recipes, [], len({run.recipe.seed for run in one.plan.runs})
     for arm in recipes:
         controls = [control for name, control in one.plan.pairs if name == one.cell_name(arm)]
         shorter = [name for name in recipes if one.cell_name(name) in controls and _in_fewer_epochs(recipes, name)]
         if shorter:
-            found.append(Candidate(arm, one.effect(arm, WHOLE), one.effect(arm, shorter[0])))
+            found.append(Candidate(arm, one.effect(arm, WHOLE), one.effect(arm, shorter[0]), seeds))
     if not any(candidate.loss or candidate.gain for candidate in found):
         return []
     found = [candidate for candidate in found if not candidate.saving <= 1]  # NaN is none that saves nothing
@@ -103,7 +110,7 @@ def _size(effect: Effect | None) -> str:
 
 
 def _yes(one: Candidate, value: bool) -> str:
-    return ("yes" if value else "no") if one.decided else f"{SEEDS} seeds decide"
+    return ("yes" if value else "no") if one.decided else f"{one.needed} seeds decide"
 
 
 def _chosen(found: list[Candidate]) -> str:
@@ -111,9 +118,12 @@ def _chosen(found: list[Candidate]) -> str:
     passing = [one for one in found if one.passes]
     hopeful = [one for one in found if one.hopeful]
     if waiting:
-        return f"Not decided: fewer than {SEEDS} seeds are recorded of {', '.join(waiting)}, or of a control."
+        return f"Not decided: fewer than {found[0].needed} seeds are recorded of {', '.join(waiting)}, or of a control."
     said = f"None of {len(found)} arms passes: on these seeds no way of dropping tokens can be recommended."
-    if passing:
+    if len(found) == 1:
+        verb = "passes" if passing else "does not pass"
+        said = f"{found[0].arm} {verb}: {found[0].saving:.2f}x by operations, {found[0].needed} seeds."
+    elif passing:
         said = f"{len(passing)} of {len(found)} arms pass; the one that saves most is {_saves(passing[0])}."
     if hopeful:
         best = hopeful[0]

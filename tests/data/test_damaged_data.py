@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from test_cifar import png, write_shard
+from small_cifar import png, write_shard
 
 from ptd_core import __main__ as command_line
 from ptd_core.data import cifar
