@@ -72,7 +72,8 @@ class Answer:
 def questions() -> list[str]:
     """The names of all questions, those that others build on first."""
     order = (
-        "control", "own_effect", "direction", "steeper", "speed", "scores", "scores_five_seeds", "place", "curriculum"
+        "control", "own_effect", "direction", "steeper", "confirm",
+        "speed", "scores", "scores_five_seeds", "place", "curriculum",
     )  # fmt: skip
     names = {path.stem for path in QUESTIONS.glob("*.yaml")}
     return [*(name for name in order if name in names), *sorted(names - set(order))]

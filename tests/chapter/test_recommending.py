@@ -87,6 +87,23 @@ def test_nothing_is_to_be_confirmed_without_five_seeds_that_had_no_part(shift, a
     assert confirmed(dataclasses.replace(one, runs=runs)) == arm
 
 
+@pytest.mark.parametrize(
+    ("seeds", "difference", "says"),
+    [
+        (20, -0.25, "steps_40_block_0 passes: 1.47x by operations, 15 seeds."),  # 2.1448 * 0.0732 / sqrt(15) = 0.041
+        (20, -0.27, "steps_40_block_0 does not pass: 1.47x by operations, 15 seeds."),
+        (19, 2.0, "Not decided: fewer than 15 seeds are recorded of steps_40_block_0, or of a control."),
+        (10, 2.0, "Not decided: fewer than 15 seeds are recorded of steps_40_block_0, or of a control."),
+    ],
+)
+def test_other_seeds_confirm_all_of_them_together(seeds, difference, says):
+    """Seeds 5 to 19. Whoever may stop when he likes finds what he likes: so five good ones decide nothing."""
+    whole, scatter = (WHOLE * 4)[:seeds], (SCATTER * 4)[:seeds]
+    arm = [w + difference + s for w, s in zip(whole, scatter)]
+    one = made_up("confirm", {"all_tokens": whole, "steps_40_block_0": arm, "all_tokens_14": [w - 2 for w in whole]})
+    assert chosen(one) == says and confirmed(one) is None
+
+
 @pytest.mark.parametrize("lacking", ["sizes", "all_tokens_13"])
 @pytest.mark.parametrize("seeds", [{3}, set(range(5))])
 def test_an_arm_that_lacks_records_leaves_it_open(lacking, seeds):
