@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 from IPython.display import Markdown
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ptd_core.chapter import findings, recommending, timing
 from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions
 from ptd_core.chapter.claims import ledger_table
-from ptd_core.chapter.judging import NOT_TESTED
+from ptd_core.chapter.judging import NOT_TESTED, arm_name
 from ptd_core.chapter.looking_again import FEWER, Feedback, FewerTokens
 from ptd_core.chapter.namespace import Names, given_values
 from ptd_core.errors import RecipeError, SweepError
@@ -21,7 +22,7 @@ from ptd_core.evaluation import feedback
 from ptd_core.evaluation import table as table_of_evaluations
 from ptd_core.parameters import explain
 from ptd_core.paths import PROJECT_ROOT
-from ptd_core.records.effects import effects_table
+from ptd_core.records.effects import Effect, effects_table
 from ptd_core.records.folders import RunFolder
 from ptd_core.views.comparison import comparison_figure, where_run
 from ptd_core.views.effects import effects_figure
@@ -108,12 +109,12 @@ def accuracies(one: Answer) -> Figure | Markdown:
 
 def differences(one: Answer) -> Figure | Markdown:
     """Each arm minus its controls, seed by seed."""
-    return effects_figure(one.effects, where_run(one.cells)) if one.effects else _nothing(one)
+    return effects_figure(_short(one.effects), where_run(one.cells)) if one.effects else _nothing(one)
 
 
 def effects(one: Answer) -> Markdown:
     """The same as a table."""
-    return Markdown(effects_table(one.effects, timed=False)) if one.effects else _nothing(one)
+    return Markdown(effects_table(_short(one.effects), timed=False)) if one.effects else _nothing(one)
 
 
 def times(one: Answer) -> Figure | Markdown:
@@ -176,6 +177,11 @@ def looked_again(claim: Feedback | FewerTokens) -> Markdown:
 def ledger() -> Markdown:
     """Every claim of the original, what its logs show, what was found here, and the verdict."""
     return Markdown(ledger_table())
+
+
+def _short(effects: list[Effect]) -> list[Effect]:
+    """With arms' names in place of cells'."""
+    return [replace(one, arm=arm_name(one.arm), control=arm_name(one.control)) for one in effects]
 
 
 def _nothing(one: Answer) -> Markdown:

@@ -24,5 +24,5 @@ def effects_figure(effects: list[Effect], stamp: str = "") -> Figure:
     axes.axvline(0, color="black", linewidth=1)
     axes.axvline(NO_LOSS, color="black", linewidth=1, linestyle="--")
     name_rows(axes, [f"{one.arm} - {one.control} (n = {len(one.seeds)})" for one in effects])
-    axes.set_xlabel("difference in test accuracy, last epoch (points)")
+    axes.set_xlabel(f'difference in test accuracy, last epoch (points)\ndashed: {NO_LOSS}, the limit of "no loss"')
     return figure
