@@ -32,7 +32,7 @@ from ptd_core.views.fewer_tokens import fewer_tokens_figure
 from ptd_core.views.times import times_figure
 
 __all__ = [
-    "Again", "Feedback", "FewerTokens", "accuracies", "attention", "differences", "effects", "fewer_tokens",
+    "Again", "Feedback", "FewerTokens", "accuracies", "attention", "chances", "differences", "effects", "fewer_tokens",
     "finding", "found", "ledger", "looked_again", "pays", "read_again", "recommended", "status", "times", "times_table",
 ]  # fmt: skip
 
@@ -131,6 +131,12 @@ def recommended(one: Answer) -> Markdown:
     """The arm that the rule of `recommending` chooses, and why not the others."""
     found = recommending.candidates(one)
     return Markdown(recommending.recommended(found)) if found else _nothing(one)
+
+
+def chances(before: Answer, after: Answer) -> Markdown:
+    """How likely an arm passes with the seeds of `after`, by how its differences vary in `before`."""
+    found = recommending.chances(before, after)
+    return Markdown(found) if found else _nothing(before)
 
 
 def finding(one: Answer, sentences: str) -> Markdown:

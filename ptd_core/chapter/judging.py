@@ -81,11 +81,10 @@ class Difference:
         return Found(verdict, "; ".join(filter(None, [text, self._size(effect), self.also.format_map(figures())])))
 
     def _size(self, effect: Effect | None) -> str:
-        """Where the original's size lies, if it says one and there is an interval."""
+        """The original's size, if it says one. Whether it lies within an interval of smaller models says nothing."""
         if self.size is None or effect is None or math.isnan(effect.t_low):
             return ""
-        within = effect.t_low <= self.size <= effect.t_high
-        return f"the original's {self.size:+.2f} lies {'within' if within else 'outside'}"
+        return f"the original's, at its size: {self.size:+.2f}"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ import math
 import statistics
 from dataclasses import dataclass
 
+import numpy as np
+
 from ptd_core.chapter.answers import Answer
 from ptd_core.recipe import Recipe
 from ptd_core.records.effects import NO_LOSS, Effect, in_words
@@ -44,6 +46,11 @@ class Candidate:
     @property
     def no_loss(self) -> bool:
         return self.decided and self.loss.t_low > NO_LOSS
+
+    @property
+    def loss_shown(self) -> bool:
+        """Whether it loses more than "no loss" allows. An arm may show neither: that is not known yet."""
+        return self.decided and self.loss.t_high < NO_LOSS
 
     @property
     def beats_equal_time(self) -> bool:
@@ -92,12 +99,13 @@ def _in_fewer_epochs(recipes: dict[str, Recipe], arm: str) -> bool:
 def recommended(found: list[Candidate]) -> str:
     """Markdown: what speaks for each arm and against it, and the one that the rule chooses, or that it chooses none."""
     lines = [
-        "| arm | faster, by operations | against all tokens | no loss | in fewer epochs | of the arm's operations "
-        "| better | passes |",
+        "| arm | faster, by operations | against all tokens | no loss | against fewer epochs | their operations, "
+        "of the arm's | better | passes |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
-        no_loss, better, passes = (_yes(one, value) for value in (one.no_loss, one.beats_equal_time, one.passes))
+        no_loss = _yes(one, one.no_loss, "a loss" if one.loss_shown else "not shown")
+        better, passes = _yes(one, one.beats_equal_time), _yes(one, one.passes)
         saving = "-" if math.isnan(one.saving) else f"{one.saving:.2f}x"
         share = f"{100 * one.gain.predicted:.0f} %" if one.gain and not math.isnan(one.gain.predicted) else "-"
         cells = [one.arm, saving, _size(one.loss), no_loss, _size(one.gain), share, better, passes]
@@ -109,8 +117,8 @@ def _size(effect: Effect | None) -> str:
     return in_words(effect) if effect else "-"
 
 
-def _yes(one: Candidate, value: bool) -> str:
-    return ("yes" if value else "no") if one.decided else f"{one.needed} seeds decide"
+def _yes(one: Candidate, value: bool, otherwise: str = "no") -> str:
+    return ("yes" if value else otherwise) if one.decided else f"{one.needed} seeds decide"
 
 
 def _chosen(found: list[Candidate]) -> str:
@@ -119,10 +127,9 @@ def _chosen(found: list[Candidate]) -> str:
     hopeful = [one for one in found if one.hopeful]
     if waiting:
         return f"Not decided: fewer than {found[0].needed} seeds are recorded of {', '.join(waiting)}, or of a control."
-    said = f"None of {len(found)} arms passes: on these seeds no way of dropping tokens can be recommended."
+    said = f"None of {len(found)} arms passes: {_why_none(found)}."
     if len(found) == 1:
-        verb = "passes" if passing else "does not pass"
-        said = f"{found[0].arm} {verb}: {found[0].saving:.2f}x by operations, {found[0].needed} seeds."
+        said = f"{_outcome(found[0])}: {found[0].saving:.2f}x by operations, {found[0].needed} seeds."
     elif passing:
         said = f"{len(passing)} of {len(found)} arms pass; the one that saves most is {_saves(passing[0])}."
     if hopeful:
@@ -134,5 +141,48 @@ def _chosen(found: list[Candidate]) -> str:
     return said
 
 
+def _why_none(found: list[Candidate]) -> str:
+    losing = sum(one.loss_shown for one in found)
+    slow = sum(one.no_loss and not one.beats_equal_time for one in found)
+    parts = {
+        f"a loss of more than {-NO_LOSS} points is shown of {losing}": losing,
+        f"of {len(found) - losing - slow} neither that nor no loss": len(found) - losing - slow,
+        f"{slow} with no loss would not beat as much time with all tokens": slow,
+    }
+    return ", ".join(part for part, count in parts.items() if count)
+
+
+def _outcome(one: Candidate) -> str:
+    if one.passes:
+        return f"{one.arm} passes"
+    if one.loss_shown:
+        return f"{one.arm} loses more than {-NO_LOSS} points"
+    if not one.no_loss:
+        return f"{one.arm} is undecided, as its interval reaches below and above {NO_LOSS} points"
+    return f"{one.arm} loses nothing, and does not beat as much time with all tokens"
+
+
 def _saves(one: Candidate) -> str:
     return f"{one.arm}, {one.saving:.2f}x by operations"
+
+
+def chances(before: Answer, after: Answer, losses: tuple[float, ...] = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2)) -> str:
+    """Markdown: how likely each arm that `after` confirms shows no loss there, for true differences from all tokens.
+
+    If the differences between seeds are normal and vary as they do in `before`; by 100,000 draws, always the same.
+    Empty if nothing is recorded there.
+    """
+    known = {one.arm: one.loss for one in candidates(before) if one.loss and one.loss.spread}
+    seeds = len({run.recipe.seed for run in after.plan.runs})
+    arms = [arm for arm in after.recipes if arm in known]
+    if not arms:
+        return ""
+    lines = ["| arm | varies by | " + " | ".join(f"{loss:+.1f} points" for loss in losses) + " |"]
+    lines.append("|---|---|" + "---|" * len(losses))
+    for arm in arms:
+        sd = statistics.stdev(known[arm].differences)
+        drawn = np.random.default_rng(0).normal(0.0, sd, (100_000, seeds))
+        low = drawn.mean(1) - half_width(1.0, seeds) * drawn.std(1, ddof=1)
+        shares = (f"{100 * (low + loss > NO_LOSS).mean():.0f} %" for loss in losses)
+        lines.append(f"| {arm} | {sd:.2f} points | " + " | ".join(shares) + " |")
+    return "\n".join(lines)

@@ -67,10 +67,13 @@ def test_a_twin_asks_the_same_at_the_published_size(path):
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*/*speed.yaml")), ids=lambda path: path.stem)
-def test_all_arms_of_direction_are_timed(path):
-    direction = read_file(path.with_stem(path.stem.replace("speed", "direction")))
+def test_all_arms_of_direction_and_the_confirmed_one_are_timed(path):
+    siblings = (path.with_stem(path.stem.replace("speed", name)) for name in ("direction", "steeper"))
+    direction, steeper = map(read_file, siblings)
     timed = {name.removeprefix("timed_"): arm for name, arm in read_file(path).arms.items()}
     assert timed.pop("one_token_less")
+    confirmed = set(read_file(SWEEPS / "evidence" / "confirm.yaml").arms) & set(timed) - set(direction.arms)
+    assert {arm: timed.pop(arm) for arm in confirmed} == {arm: steeper.arms[arm] for arm in confirmed} != {}
     assert timed == {name: arm for name, arm in direction.arms.items() if not name.startswith("all_tokens_")}
 
 
