@@ -31,6 +31,11 @@ class Answer:
         there = {run.run for run in self.runs}
         return [run.name for run in self.plan.runs if run.name not in there]
 
+    @property
+    def seeds(self) -> set[int]:
+        """Those that it asks for."""
+        return {run.recipe.seed for run in self.plan.runs}
+
     @cached_property
     def cells(self) -> list[Cell]:
         return group(self.runs)

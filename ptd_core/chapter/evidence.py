@@ -10,6 +10,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ptd_core.chapter import chances as power
 from ptd_core.chapter import findings, recommending, timing
 from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions
 from ptd_core.chapter.claims import ledger_table
@@ -135,7 +136,7 @@ def recommended(one: Answer) -> Markdown:
 
 def chances(before: Answer, after: Answer) -> Markdown:
     """How likely an arm passes with the seeds of `after`, by how its differences vary in `before`."""
-    found = recommending.chances(before, after)
+    found = power.chances(before, after)
     return Markdown(found) if found else _nothing(before)
 
 

@@ -4,8 +4,6 @@ import math
 import statistics
 from dataclasses import dataclass
 
-import numpy as np
-
 from ptd_core.chapter.answers import Answer
 from ptd_core.recipe import Recipe
 from ptd_core.records.effects import NO_LOSS, Effect, in_words
@@ -78,12 +76,12 @@ def candidates(one: Answer) -> list[Candidate]:
 
     Arms that lack records are among them, at the end. Empty if nothing is recorded of any.
     """
-    recipes, found, seeds = one.recipes, [], len({run.recipe.seed for run in one.plan.runs})
+    recipes, found = one.recipes, []
     for arm in recipes:
         controls = [control for name, control in one.plan.pairs if name == one.cell_name(arm)]
         shorter = [name for name in recipes if one.cell_name(name) in controls and _in_fewer_epochs(recipes, name)]
         if shorter:
-            found.append(Candidate(arm, one.effect(arm, WHOLE), one.effect(arm, shorter[0]), seeds))
+            found.append(Candidate(arm, one.effect(arm, WHOLE), one.effect(arm, shorter[0]), len(one.seeds)))
     if not any(candidate.loss or candidate.gain for candidate in found):
         return []
     found = [candidate for candidate in found if not candidate.saving <= 1]  # NaN is none that saves nothing
@@ -144,12 +142,13 @@ def _chosen(found: list[Candidate]) -> str:
 def _why_none(found: list[Candidate]) -> str:
     losing = sum(one.loss_shown for one in found)
     slow = sum(one.no_loss and not one.beats_equal_time for one in found)
-    parts = {
-        f"a loss of more than {-NO_LOSS} points is shown of {losing}": losing,
-        f"of {len(found) - losing - slow} neither that nor no loss": len(found) - losing - slow,
-        f"{slow} with no loss would not beat as much time with all tokens": slow,
-    }
-    return ", ".join(part for part, count in parts.items() if count)
+    unknown = len(found) - losing - slow
+    parts = [
+        losing and f"a loss of more than {-NO_LOSS} points is shown of {losing}",
+        unknown and f"of {unknown} neither that nor no loss",
+        slow and f"{slow} with no loss would not beat as much time with all tokens",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _outcome(one: Candidate) -> str:
@@ -164,25 +163,3 @@ def _outcome(one: Candidate) -> str:
 
 def _saves(one: Candidate) -> str:
     return f"{one.arm}, {one.saving:.2f}x by operations"
-
-
-def chances(before: Answer, after: Answer, losses: tuple[float, ...] = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2)) -> str:
-    """Markdown: how likely each arm that `after` confirms shows no loss there, for true differences from all tokens.
-
-    If the differences between seeds are normal and vary as they do in `before`; by 100,000 draws, always the same.
-    Empty if nothing is recorded there.
-    """
-    known = {one.arm: one.loss for one in candidates(before) if one.loss and one.loss.spread}
-    seeds = len({run.recipe.seed for run in after.plan.runs})
-    arms = [arm for arm in after.recipes if arm in known]
-    if not arms:
-        return ""
-    lines = ["| arm | varies by | " + " | ".join(f"{loss:+.1f} points" for loss in losses) + " |"]
-    lines.append("|---|---|" + "---|" * len(losses))
-    for arm in arms:
-        sd = statistics.stdev(known[arm].differences)
-        drawn = np.random.default_rng(0).normal(0.0, sd, (100_000, seeds))
-        low = drawn.mean(1) - half_width(1.0, seeds) * drawn.std(1, ddof=1)
-        shares = (f"{100 * (low + loss > NO_LOSS).mean():.0f} %" for loss in losses)
-        lines.append(f"| {arm} | {sd:.2f} points | " + " | ".join(shares) + " |")
-    return "\n".join(lines)

@@ -19,9 +19,7 @@ def effects_figure(effects: list[Effect], stamp: str = "") -> Figure:
     for place, one in enumerate(effects):
         colour = _COLOURS.get(one.verdict, ORANGE)
         if not math.isnan(one.t_low):
-            axes.plot(
-                [one.t_low, one.t_high], [place, place], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt"
-            )
+            axes.plot([one.t_low, one.t_high], [place, place], color=colour, linewidth=5, alpha=0.35)
         seed_row(axes, place, one.differences, one.mean, color=colour, markersize=4)
     axes.axvline(0, color="black", linewidth=1)
     axes.axvline(NO_LOSS, color="black", linewidth=1, linestyle="--")

@@ -37,9 +37,7 @@ def pays_figure(arms: list[Arm], stamp: str = "") -> Figure:
         mean = statistics.mean(arm.accuracies)
         if len(arm.accuracies) > 1:
             low, high = t_interval(arm.accuracies)
-            axes.plot(
-                [arm.cost] * 2, [low, high], color=colour, linewidth=4, alpha=0.3, solid_capstyle="butt", zorder=2
-            )
+            axes.plot([arm.cost] * 2, [low, high], color=colour, linewidth=4, alpha=0.3, zorder=2)
         axes.plot([arm.cost] * len(arm.accuracies), arm.accuracies, ".", color=colour, markersize=3, zorder=3)
         label = None if arm.all_tokens else readable(f"{arm.name} (n = {len(arm.accuracies)})")
         axes.plot([arm.cost], [mean], marker, color=colour, label=label, zorder=4)

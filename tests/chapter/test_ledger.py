@@ -252,6 +252,12 @@ def test_readme_has_the_short_ledger():
         assert words.format(sum(accuracies) / len(accuracies)) in readme.replace("\n", " ")
 
 
+@pytest.mark.parametrize("picture", [evidence.differences, evidence.pays])
+def test_bars_end_where_intervals_do(picture):
+    lines = [line for line in picture(answer("direction")).axes[0].lines if line.get_alpha()]
+    assert len(lines) > 10 and {line.get_solid_capstyle() for line in lines} == {"butt"}
+
+
 def test_an_epoch_left_out_costs_all_tokens_as_much_as_the_chapter_says():
     one = answer("direction")
     for epochs in (17, 16, 15, 13, 11):

@@ -146,6 +146,13 @@ def test_the_control_in_fewer_epochs_has_about_as_many_operations():
     assert f"| {100 * share:.0f} % |" in row and 0.95 < share < 1
 
 
+def test_what_is_confirmed_is_what_the_published_records_say():
+    found = [one for question in ("direction", "steeper") for one in candidates(answer(question))]
+    best = max((one for one in found if one.hopeful), key=lambda one: one.saving)
+    (arm,) = (one for one in answer("confirm").recipes if not one.startswith("all_tokens"))
+    assert (len(found), best.arm) == (14, arm)
+
+
 def test_chances_are_those_of_the_noncentral_t():
     """By scipy.stats.nct: the interval's lower end is above -0.3 where t = (mean + 0.3) / (sd / sqrt(15)) > t975."""
     differences = [0.5, -0.5, 0.6, -0.6, 0.0]  # sd 0.552
