@@ -196,8 +196,9 @@ evidence.recommended(steeper)
 #
 # Whatever was chosen for its results has luck in them. So of the two arms to be confirmed, one of each question above,
 # the one that saves more is trained again, beside all tokens in as many epochs and in as much time, with fifteen seeds
-# that had no part in the choice; nothing is decided before all of them are there. Even fifteen may be too few: how
-# likely an arm passes that truly loses so much, if its differences vary as they did before, is this.
+# that had no part in the choice; nothing is decided before all of them are there. Even fifteen may be too few:
+# the table says how likely they show no loss of an arm whose true difference from all tokens is so many points, if its
+# differences vary from seed to seed as they did before.
 
 # %%
 confirm = evidence.found("confirm", again)
@@ -217,8 +218,8 @@ evidence.recommended(confirm)
 #
 # Operations predict a saving, machines give another. In the original's logs nearly half came at once, with the first
 # dropped token: 257 tokens were slow on that machine and 256 were not. So one arm drops a single token. The others are
-# those of the question above; each is trained through all of its epochs, on a fifth of their images, alone on the
-# machine, by turns.
+# direction's and the one to be confirmed; each is trained through all of its epochs, on a fifth of their images, alone
+# on the machine, by turns.
 
 # %%
 speed = evidence.found("speed", again)
