@@ -14,18 +14,19 @@
 # runs with controls and several seeds. It trains nothing: it reads published records, in `figures/evidence`, and draws
 # what they say.
 #
-# Four rules hold throughout, but for the choice of a size, which had one seed.
+# Four rules; a question that does not keep one of them says so.
 #
-# 1. **Paired.** Runs with one seed begin with the same weights and see the same images, in one order, augmented alike.
-#    What is compared is the difference within a seed.
+# 1. **Paired.** Runs with one seed begin with the same weights and see the same images, in one order, augmented alike,
+#    but for what is compared. Differences are taken within a seed.
 # 2. **With an interval.** A mean difference $\bar\delta$ of $n$ seeds has the 95 % interval
 #    $\bar\delta \pm t_{n-1}\, s / \sqrt{n}$, $s$ the standard deviation of the differences and $t_{n-1}$ the quantile
 #    of Student's distribution. The bootstrap's interval stands beside it in the tables; with five seeds it is too
-#    narrow, so verdicts are taken from $t$.
+#    narrow, so verdicts are taken from $t$. Three seeds that happen to agree have a narrow interval by luck, in one of
+#    twenty cases too narrow: a small difference of three seeds asks for more of them.
 # 3. **Named beforehand.** Every question is a file in `parameters/sweeps/evidence`, with its arms, its controls and
 #    its seeds, and all of its runs are shown. Accuracy is that of the last epoch, never of the best.
 # 4. **Against equal time.** Whoever saves a quarter of the time could as well train with all tokens for three quarters
-#    of the epochs. Token drop pays only if it beats that.
+#    of the epochs. Token drop pays only if it beats that: so ask the three questions about what pays.
 #
 # "No loss" is said where the whole interval lies above -0.3 points. Where an interval holds zero, "no difference seen"
 # is all that can be said, and the interval says how large a difference could have hidden. Of every twenty intervals one
@@ -64,7 +65,8 @@ again = evidence.read_again(globals(), before)
 # `parameters/evidence.yaml`, 0.27 million parameters, and all of real CIFAR-100 four times. An epoch is a fifth of the
 # images, so that a curriculum has twenty epochs, each in the place of ten of the published two hundred. Width, learning
 # rate and augmentation were decided by these runs with all tokens only, so that nothing is tuned in favour of token
-# drop. One seed each is enough to choose by, not to conclude from.
+# drop. One seed each is enough to choose by, not to conclude from. The arms *no_crop* and *lr_1e-3* take images
+# as they are, but for mirroring; the other three also crop at random.
 #
 # So few passes leave a model underfitted: in training it is hardly better than on the test images. The next question,
 # which is about overfitting, takes few images many times instead.
@@ -128,15 +130,22 @@ evidence.effects(direction)
 
 # %% [markdown]
 # What each arm reaches against what its whole training costs, in operations. The grey line is all tokens in fewer
-# epochs: an arm pays if it lies above that line.
+# epochs: an arm pays if it lies above that line. A bar is the interval of one arm's own mean, which seeds move
+# together; whether two arms differ is told by the differences above.
 
 # %%
 evidence.pays(direction)
 
 # %% [markdown]
 # In so short a training every epoch left out costs all tokens more than half a point, so that every arm is far above
-# the line.
-# In a long one the line is nearly flat, and gains of this size are not to be expected.
+# the line. In a long one the line is nearly flat, and gains of this size are not to be expected.
+#
+# How far to the left of the line an arm lies is what it saves at equal accuracy, whatever that is. All tokens reach as
+# much with so many operations, interpolated between their epochs in every seed; the interval holds all places on the
+# line from which the arm's paired differences cannot be told. Beyond all epochs the line is not known.
+
+# %%
+evidence.equal_accuracy(direction)
 
 # %%
 findings = """
@@ -166,7 +175,7 @@ evidence.recommended(direction)
 # ## Can more be saved?
 #
 # Steps that begin with a quarter of the tokens, steps in the first block, steps on smaller images: arms that save near
-# 1.5x, with the same controls and the same rule.
+# 1.5x, with the same controls and the same rule. They were named when three seeds of the question above were known.
 
 # %%
 steeper = evidence.found("steeper", again)
@@ -177,6 +186,9 @@ evidence.differences(steeper)
 
 # %%
 evidence.pays(steeper)
+
+# %%
+evidence.equal_accuracy(steeper)
 
 # %%
 findings = """
@@ -216,10 +228,10 @@ evidence.recommended(confirm)
 # %% [markdown]
 # ## Time on the clock
 #
-# Operations predict a saving, machines give another. In the original's logs nearly half came at once, with the first
-# dropped token: 257 tokens were slow on that machine and 256 were not. So one arm drops a single token. The others are
-# direction's and the one to be confirmed; each is trained through all of its epochs, on a fifth of their images, alone
-# on the machine, by turns.
+# Operations predict a saving, machines give another. In the original's logs nearly half of it came at once, with the
+# first dropped token: 257 tokens were slow on that machine and 256 were not. So one arm drops a single token. The
+# others are direction's and the one to be confirmed; each is trained through all of its epochs, on a fifth of their
+# images, alone on the machine, by turns.
 
 # %%
 speed = evidence.found("speed", again)
@@ -300,7 +312,8 @@ evidence.finding(curriculum, findings)
 #
 # Token drop trains a model on what its own attention keeps. If that made attention concentrate on ever the same tokens,
 # a token once dropped would never come back. So the weights after each epoch are asked, with all tokens, which ones
-# they would keep: those of a model trained with PTD, and those of one that never dropped any.
+# they would keep: those of a model trained with PTD, and those of one that never dropped any. They are asked for as
+# many as the curriculum keeps at its end, so that more are left out here than training dropped before that.
 
 # %%
 feedback = evidence.found("feedback", again)
@@ -357,8 +370,8 @@ evidence.finding(transfer, findings)
 #
 # Every statement of the original's README: its results, the causes that it names, its limitations and its plans. What
 # its own logs show, what was found here, and a verdict. A verdict on a difference follows from its interval: *holds* if
-# all of it lies on the claimed side of zero, *refuted* if all of it lies on the other, else *not supported*. These runs
-# are smaller than the original's: a verdict is one at this size.
+# all of it lies on the claimed side of zero, *refuted* if all of it lies on the other, else *not supported*. Where no
+# difference decides, the row says what does. These runs are smaller than the original's: a verdict is one at this size.
 
 # %%
 evidence.ledger()

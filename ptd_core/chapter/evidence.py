@@ -14,6 +14,7 @@ from ptd_core.chapter import chances as power
 from ptd_core.chapter import findings, recommending, timing
 from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions
 from ptd_core.chapter.claims import ledger_table
+from ptd_core.chapter.equal_accuracy import equal_table, equals
 from ptd_core.chapter.judging import NOT_TESTED, arm_name
 from ptd_core.chapter.looking_again import FEWER, Feedback, FewerTokens
 from ptd_core.chapter.namespace import Names, given_values
@@ -33,8 +34,9 @@ from ptd_core.views.fewer_tokens import fewer_tokens_figure
 from ptd_core.views.times import times_figure
 
 __all__ = [
-    "Again", "Feedback", "FewerTokens", "accuracies", "attention", "chances", "differences", "effects", "fewer_tokens",
-    "finding", "found", "ledger", "looked_again", "pays", "read_again", "recommended", "status", "times", "times_table",
+    "Again", "Feedback", "FewerTokens", "accuracies", "attention", "chances", "differences", "effects",
+    "equal_accuracy", "fewer_tokens", "finding", "found", "ledger", "looked_again", "pays", "read_again",
+    "recommended", "status", "times", "times_table",
 ]  # fmt: skip
 
 
@@ -132,6 +134,11 @@ def recommended(one: Answer) -> Markdown:
     """The arm that the rule of `recommending` chooses, and why not the others."""
     found = recommending.candidates(one)
     return Markdown(recommending.recommended(found)) if found else _nothing(one)
+
+
+def equal_accuracy(one: Answer) -> Markdown:
+    """What each arm saves where all tokens reach as much as it does."""
+    return Markdown(equal_table(found)) if (found := equals(one)) else _nothing(one)
 
 
 def chances(before: Answer, after: Answer) -> Markdown:

@@ -16,12 +16,13 @@ _BLOCK = 0  # the block that drops tokens in the evidence's PTD
 
 @dataclass(frozen=True)
 class Feedback:
-    """Whether training on kept tokens concentrates attention on them, and whether dropped ones come back.
+    """Whether training on kept tokens concentrates attention on them, and dropped ones never return.
 
-    The verdict: concentration is Student's interval of the paired difference of `on_kept` after the last epoch, PTD
-    minus all tokens; a return is any token that was dropped after one epoch of PTD's dropping and kept after the next.
-    Both halves of the claim hold, or one, or none: refuted then by the tokens that return. open: whether it is a
-    question, without a claim to judge.
+    Both are asked of the k tokens that a model's attention would keep at the curriculum's end, with all tokens there.
+    Concentration is seen if Student's interval of `on_kept` after the last epoch, PTD minus all tokens by seed, lies
+    above zero. Returns are seen if that of PTD's `returned`, a mean over the epochs that drop, does. The claim holds
+    if the first is seen and no token returns at all; in part if one of these is so; else it is refuted if returns are
+    seen, or less attention. open: whether it is a question, without a claim to judge.
     """
 
     folder: Path = FEEDBACK
@@ -32,33 +33,51 @@ class Feedback:
             return Found(NOT_TESTED, "no records yet; parameters/sweeps/evidence/feedback.yaml asks")
         rows = [row for row in feedback.read(self.folder) if row.block == _BLOCK]
         last = max(row.epoch for row in rows)
-        ours, theirs = (
-            {row.seed: row for row in rows if row.run.startswith(f"{BASE}{arm}_seed") and row.epoch == last}
-            for arm in ("ptd", "all_tokens")
-        )
-        seeds = sorted(set(ours) & set(theirs))
+        ours, theirs = (_by_seed(rows, arm) for arm in ("ptd", "all_tokens"))
+        seeds = sorted(seed for seed in set(ours) & set(theirs) if last in ours[seed] and last in theirs[seed])
         if len(seeds) < 2:
             return Found(NOT_TESTED, f"{len(seeds)} seeds in common; an interval needs two")
-        low, high = t_interval([100 * (ours[seed].on_kept - theirs[seed].on_kept) for seed in seeds])
-        dropping = [row for row in rows if row.run.startswith(f"{BASE}ptd_seed") and row.trained_with < row.tokens]
-        epochs = {row.epoch for row in dropping}
-        without = [row for row in rows if row.run.startswith(f"{BASE}all_tokens_seed") and row.epoch in epochs]
-        returned, usual = (statistics.mean(row.returned for row in some) for some in (dropping, without))
-        verdict = MEASURED if self.open else ("refuted", "holds in part", "holds")[(low > 0) + (returned == 0)]
-        concentrates = "more" if low > 0 else "less" if high < 0 else "no difference seen"
-        chance = ours[seeds[0]].kept / ours[seeds[0]].tokens
+        dropping = {row.epoch for row in rows if row.trained_with < row.tokens}
+        attended = [100 * (ours[seed][last].on_kept - theirs[seed][last].on_kept) for seed in seeds]
+        back, usual = ([_returned(run[seed], dropping) for seed in seeds] for run in (ours, theirs))
+        low, high = t_interval(back)
+        row = ours[seeds[0]][last]
         return Found(
-            verdict,
-            f"attention on the kept tokens {(low + high) / 2:+.2f} points against a model trained with all tokens "
-            f"({low:+.2f} to {high:+.2f}, n = {len(seeds)}), {concentrates}; while tokens are dropped "
-            f"{100 * returned:.0f} % of the dropped ones are kept an epoch later "
-            f"(without dropping: {100 * usual:.0f} %, by chance {100 * chance:.0f} %)",
+            MEASURED if self.open else _verdict(attended, back),
+            f"attention on the {row.kept} of {row.tokens} tokens that it would keep, after the last epoch: "
+            f"{points(attended)} against a model trained with all tokens; of the tokens that it would leave out, "
+            f"{statistics.mean(back):.1f} % ({low:.1f} to {high:.1f}) are among those an epoch later, while tokens are "
+            f"dropped (without dropping {statistics.mean(usual):.1f} %, by chance {100 * row.kept / row.tokens:.0f} %)",
         )
+
+
+def _by_seed(rows: list[feedback.Row], arm: str) -> dict[int, dict[int, feedback.Row]]:
+    """An arm's rows by seed and epoch."""
+    found: dict[int, dict[int, feedback.Row]] = {}
+    for row in rows:
+        if row.run.startswith(f"{BASE}{arm}_seed"):
+            found.setdefault(row.seed, {})[row.epoch] = row
+    return found
+
+
+def _returned(run: dict[int, feedback.Row], epochs: set[int]) -> float:
+    """Of the tokens left out after an epoch, those kept after the next, in percent: mean over these epochs."""
+    return 100 * statistics.mean(run[epoch].returned for epoch in epochs)
+
+
+def _verdict(attended: list[float], back: list[float]) -> str:
+    """By percentage points more attention and percent that return, of each seed."""
+    low, high = t_interval(attended)
+    seen = (low > 0) + (not any(back))
+    if not seen:
+        return "refuted" if t_interval(back)[0] > 0 or high < 0 else "not supported"
+    return "holds" if seen == 2 else "holds in part"
 
 
 @dataclass(frozen=True)
 class FewerTokens:
-    """What half of the tokens in block 0 at evaluation cost models that were trained with all tokens, and with PTD."""
+    """What half of the tokens in block 0 at evaluation cost a model that was trained with all tokens, and how much less
+    one that was trained with PTD: differences paired by seed."""
 
     folder: Path = FEWER
 
@@ -66,22 +85,28 @@ class FewerTokens:
         if not (self.folder / table.FILE).exists():
             return Found(NOT_TESTED, "python -m ptd_core.evaluate measures it; no records of the evidence size yet")
         rows = table.read(self.folder)
-        said = []
-        for score, by in (("class_attention", "class attention"), ("random", "a random choice")):
-            losses = {words: _losses(rows, arm, score) for arm, words in _ARMS.items()}
-            arms = [f"trained with {words} {points(values)}" for words, values in losses.items() if values]
-            if arms:
-                said.append(f"half of the tokens by {by}: {', '.join(arms)}")
-        return Found(MEASURED, "; ".join(said)) if said else Found(NOT_TESTED, "half of the tokens was not evaluated")
+        said = [_half(rows, score, by) for score, by in (("class_attention", "class attention"), ("random", "chance"))]
+        said = "; ".join(filter(None, said))
+        return Found(MEASURED, said) if said else Found(NOT_TESTED, "half of the tokens was not evaluated")
 
 
-_ARMS = {"all_tokens": "all tokens", "ptd": "PTD"}
+def _half(rows: list[table.Row], score: str, by: str) -> str:
+    """Of half of the tokens, chosen so; empty where it was not evaluated."""
+    whole, ptd = (_losses(rows, arm, score) for arm in ("all_tokens", "ptd"))
+    both = sorted(set(whole) & set(ptd))
+    if not both:
+        return ""
+    paired = [ptd[seed] - whole[seed] for seed in both]
+    return (
+        f"half of the tokens, chosen by {by}: {points(list(whole.values()))} if trained with all; "
+        f"trained with PTD {points(paired)} against that"
+    )
 
 
-def _losses(rows: list[table.Row], arm: str, score: str) -> list[float]:
-    """What half of the tokens, in the block that drops in training, change against all of them, seed by seed."""
+def _losses(rows: list[table.Row], arm: str, score: str) -> dict[int, float]:
+    """What half of the tokens, in the block that drops in training, change against all of them, by seed."""
     of_arm = [row for row in rows if row.run.startswith(f"{BASE}{arm}_seed")]
     whole = {row.seed: row for row in of_arm if row.whole}
     here = [row for row in of_arm if (row.method, row.score, row.blocks) == ("token_drop", score, str(_BLOCK))]
     half = {row.seed: row for row in here if row.seed in whole and 2 * row.kept == whole[row.seed].kept}
-    return [half[seed].accuracy - whole[seed].accuracy for seed in sorted(half)]
+    return {seed: half[seed].accuracy - whole[seed].accuracy for seed in sorted(half)}

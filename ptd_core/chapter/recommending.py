@@ -79,7 +79,7 @@ def candidates(one: Answer) -> list[Candidate]:
     recipes, found = one.recipes, []
     for arm in recipes:
         controls = [control for name, control in one.plan.pairs if name == one.cell_name(arm)]
-        shorter = [name for name in recipes if one.cell_name(name) in controls and _in_fewer_epochs(recipes, name)]
+        shorter = [name for name in recipes if one.cell_name(name) in controls and in_fewer_epochs(recipes, name)]
         if shorter:
             found.append(Candidate(arm, one.effect(arm, WHOLE), one.effect(arm, shorter[0]), len(one.seeds)))
     if not any(candidate.loss or candidate.gain for candidate in found):
@@ -88,7 +88,7 @@ def candidates(one: Answer) -> list[Candidate]:
     return sorted(found, key=lambda candidate: -candidate.saving if candidate.saving > 1 else 0.0)
 
 
-def _in_fewer_epochs(recipes: dict[str, Recipe], arm: str) -> bool:
+def in_fewer_epochs(recipes: dict[str, Recipe], arm: str) -> bool:
     """Whether an arm is all tokens again, but for its number of epochs."""
     whole, recipe = recipes[WHOLE], recipes[arm]
     return recipe.epochs < whole.epochs and recipe.replace(epochs=whole.epochs, run=whole.run) == whole
@@ -133,7 +133,7 @@ def _chosen(found: list[Candidate]) -> str:
     if hopeful:
         best = hopeful[0]
         said += (
-            f" To be confirmed on other seeds: {_saves(best)}, the one that saves most of those that would pass if "
+            f" Worth confirming on other seeds: {_saves(best)}, the one that saves most of those that would pass if "
             f"{best.fresh} other seeds gave the same mean and spread."
         )
     return said

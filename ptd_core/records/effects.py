@@ -59,7 +59,7 @@ class Effect:
             return "better"
         if self.t_high < 0:
             return "worse, but by less than 0.3 points" if self.t_low > NO_LOSS else "worse"
-        return "no loss" if self.t_low > NO_LOSS else "no difference seen"
+        return "no difference seen" + (", no loss" if self.t_low > NO_LOSS else "")
 
 
 def effect(arm: Cell, control: Cell, result: str = "test_accuracy") -> Effect:

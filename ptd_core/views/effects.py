@@ -8,7 +8,7 @@ from ptd_core.records.effects import NO_LOSS, Effect
 from ptd_core.views.rows import name_rows, seed_row
 from ptd_core.views.style import BLUE, GREY, ORANGE, new_figure, styled
 
-_COLOURS = {"better": BLUE, "no loss": BLUE, "no difference seen": GREY}
+_COLOURS = {"better": BLUE, "no difference seen, no loss": BLUE, "no difference seen": GREY}
 
 
 @styled

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import math
 import re
+import statistics
 
 import pytest
 
@@ -277,6 +278,10 @@ def test_what_is_said_of_the_logs_is_in_them():
     assert f"{last:.2f} % in the last epoch, {raw:.2f} % raw; {best:.2f} % is the best" in logged
     assert f"{last - 71.59:.2f} points in the last epoch" in logged and f"{training:.1f} %" in logged
     assert round(float(ptd[-1]["train_acc_clean"]), 1) == 53.5  # of mixed images, whatever the column is called
+    seconds = [float(row["epoch_time_sec"]) for row in ptd]  # with evaluation, which takes as long in every epoch
+    whole, one_less = statistics.median(seconds[1:41]), seconds[41]
+    at_once = len(seconds[41:]) * (whole - one_less) / (len(seconds) * whole - sum(seconds))
+    assert 0.4 < at_once < 0.5 and "nearly half of what it saves came at once" in logged
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent for path in RECORDS.glob("*/runs.csv")), ids=lambda p: p.name)

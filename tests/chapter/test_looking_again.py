@@ -44,10 +44,25 @@ def test_a_verdict_needs_concentration_and_no_return(tmp_path, on_kept, returned
     feedback.write(attention_rows(on_kept, returned), tmp_path)
     found = Feedback(tmp_path).found()
     mean = statistics.mean(100 * (on_kept + 0.001 * seed) for seed in range(3))
-    assert found.verdict == verdict and f"{mean:+.2f} points" in found.text and "n = 3" in found.text
-    assert f"{100 * returned:.0f} % of the dropped ones" in found.text
-    assert "(without dropping: 100 %, by chance 64 %)" in found.text
+    assert found.verdict == verdict and f"the last epoch: {mean:+.2f} points" in found.text and "n = 3" in found.text
+    assert "attention on the 41 of 64 tokens that it would keep" in found.text
+    same = f"{100 * returned:.1f}"
+    assert f"would leave out, {same} % ({same} to {same}) are among those an epoch later" in found.text
+    assert "(without dropping 100.0 %, by chance 64 %)" in found.text
     assert Feedback(tmp_path, open=True).found() == ("measured", found.text)
+
+
+@pytest.mark.parametrize(("more", "verdict"), [(0.0, "not supported"), (-0.1, "refuted"), (0.1, "holds in part")])
+def test_a_token_that_returns_once_refutes_nothing_alone(tmp_path, more, verdict):
+    rows = attention_rows(more, 0.0)
+    once = [row for row in rows if (row.run, row.epoch, row.block) == ("evidence_ptd_seed1", 4, 0)]
+    assert len(once) == 1
+    rows[rows.index(once[0])] = dataclasses.replace(once[0], returned=0.04)
+    feedback.write(rows, tmp_path)
+    found = Feedback(tmp_path).found()
+    mean, half = 2 / 3, 4.3027 * statistics.stdev([0, 2, 0]) / 3**0.5  # of 0, 2 and 0 %: two epochs drop
+    assert f"{mean:.1f} % ({mean - half:.1f} to {mean + half:.1f})" in found.text
+    assert found.verdict == verdict
 
 
 def test_one_seed_decides_nothing(tmp_path):
@@ -66,7 +81,7 @@ def evaluated(arm, seed, kept, accuracy, score="class_attention", method="token_
 
 def test_half_of_the_tokens_is_compared_with_all_seed_by_seed(tmp_path):
     rows = [
-        evaluated(arm, seed, kept, 40.0 + seed - (64 - kept) / 32 * cost)
+        evaluated(arm, seed, kept, 40.0 + seed - (64 - kept) / 32 * (cost + 0.2 * seed))
         for arm, cost in (("all_tokens", 3.0), ("ptd", 1.0))
         for seed in (0, 1)
         for kept in (64, 32, 16)
@@ -75,9 +90,16 @@ def test_half_of_the_tokens_is_compared_with_all_seed_by_seed(tmp_path):
     rows += [dataclasses.replace(row, blocks="2", accuracy=1.0) for row in rows if row.kept == 32]
     table.write(rows, tmp_path)
     verdict, text = FewerTokens(tmp_path).found()
-    assert verdict == "measured" and "all tokens -3.00 points (-3.00 to -3.00, n = 2)" in text
-    assert "PTD -1.00 points (-1.00 to -1.00, n = 2); half of the tokens by a random choice: " in text
-    assert text.endswith("by a random choice: trained with PTD +0.50 points, one seed")
+    half = 12.7062 * statistics.stdev([-3.0, -3.2]) / 2**0.5
+    assert verdict == "measured" and text == (
+        f"half of the tokens, chosen by class attention: -3.10 points ({-3.1 - half:+.2f} to {-3.1 + half:+.2f}, n = 2)"
+        " if trained with all; trained with PTD +2.00 points (+2.00 to +2.00, n = 2) against that"
+    )
+    table.write([*rows, evaluated("all_tokens", 0, 32, 39.0, score="random")], tmp_path)
+    assert FewerTokens(tmp_path).found().text == (
+        f"{text}; half of the tokens, chosen by chance: -1.00 points, one seed if trained with all; "
+        "trained with PTD +1.50 points, one seed against that"
+    )
     for kept in ([32, 16], [64, 16]):  # nothing to compare
         table.write([row for row in rows if row.kept in kept], tmp_path)
         assert FewerTokens(tmp_path).found() == ("not tested", "half of the tokens was not evaluated")

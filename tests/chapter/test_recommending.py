@@ -66,7 +66,7 @@ def test_an_arm_is_chosen_that_loses_nothing_and_beats_equal_time(arms, says):
 def confirmed(one):
     """The arm that other seeds should confirm, None if there is none."""
     said = chosen(one)
-    return said.partition("To be confirmed on other seeds: ")[2].partition(",")[0] or None
+    return said.partition("Worth confirming on other seeds: ")[2].partition(",")[0] or None
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_runs_are_paired_by_seed():
         ((0.3, 0.4, 0.35, 0.38), "better"),
         ((-1.3, -1.4, -1.35, -1.38), "worse"),
         ((-0.11, -0.12, -0.1, -0.11), "worse, but by less than 0.3 points"),
-        ((-0.05, 0.06, 0.01, -0.02), "no loss"),
+        ((-0.05, 0.06, 0.01, -0.02), "no difference seen, no loss"),
         ((-0.9, 0.8, 0.1, -0.2), "no difference seen"),
         ((0.1, 0.9, 0.2), "no difference seen"),  # all above 0, and so the bootstrap's interval, but not t's
         ((-0.1, -0.9, -0.2), "no difference seen"),

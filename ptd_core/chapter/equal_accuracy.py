@@ -1,0 +1,90 @@
+"""What an arm saves at equal accuracy: the operations with which all tokens reach as much, over the arm's own."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ptd_core.chapter.answers import Answer
+from ptd_core.chapter.recommending import WHOLE, in_fewer_epochs
+from ptd_core.records.statistics import half_width
+
+_STEPS = 2000  # places on the line of all tokens that are asked
+
+
+@dataclass(frozen=True)
+class Equal:
+    """An arm and the training with all tokens that reaches as much, by operations: 1 is all tokens in all epochs.
+
+    cost: the arm's. needed: the least with which all tokens reach its mean accuracy. low, high: the 95 % interval of
+    that, all places on the line of all tokens from which Student's interval cannot tell the arm (Fieller's way to an
+    interval). least, most: the ends of the line; needed, low and high that lie there may lie beyond. seeds: those that
+    the arm and the line have in common.
+    """
+
+    arm: str
+    cost: float
+    needed: float
+    low: float
+    high: float
+    least: float
+    most: float
+    seeds: tuple[int, ...]
+
+
+def equals(one: Answer) -> list[Equal]:
+    """Every arm that saves something and lacks no record, those that save most at equal accuracy first.
+
+    The line of all tokens is straight, in every seed, between the numbers of epochs that were trained. Empty without
+    records of two of these, or with fewer than two seeds.
+    """
+    recipes = one.recipes
+    if one.cell(WHOLE) is None:
+        return []
+    whole = one.cell(WHOLE).runs[0].training_flops
+    costs = {arm: cell.runs[0].training_flops / whole for arm in recipes if (cell := one.cell(arm))}
+    line = sorted((arm for arm in costs if arm == WHOLE or in_fewer_epochs(recipes, arm)), key=costs.get)
+    found = [_equal(one, arm, line, costs) for arm in costs if arm not in line and costs[arm] < 1]
+    return sorted(filter(None, found), key=lambda equal: -equal.needed / equal.cost)
+
+
+def _equal(one: Answer, arm: str, line: list[str], costs: dict[str, float]) -> Equal | None:
+    by_seed = [{run.seed: run.test_accuracy for run in one.cell(name).runs} for name in (arm, *line)]
+    seeds = sorted(set.intersection(*map(set, by_seed)))
+    if len(seeds) < 2 or len(line) < 2:
+        return None
+    places = np.array([costs[name] for name in line])
+    asked = np.linspace(places[0], places[-1], _STEPS)
+    ours, *theirs = ([accuracies[seed] for seed in seeds] for accuracies in by_seed)
+    differences = np.array(  # (seeds, places asked)
+        [own - np.interp(asked, places, curve) for own, curve in zip(ours, np.array(theirs).T)]
+    )
+    mean, half = differences.mean(0), half_width(1.0, len(seeds)) * differences.std(0, ddof=1)
+    alike = asked[abs(mean) <= half]
+    needed = asked[np.argmax(mean <= 0)] if (mean <= 0).any() else asked[-1]
+    if not alike.size:  # above or below the whole line, or an interval between two places
+        alike = np.array([needed])
+    ends = float(places[0]), float(places[-1])
+    return Equal(arm, costs[arm], float(needed), float(min(alike[0], needed)), float(max(alike[-1], needed)), *ends,
+                 tuple(seeds))  # fmt: skip
+
+
+def equal_table(found: list[Equal]) -> str:
+    """Markdown."""
+    lines = [
+        "| arm | operations | all tokens reach as much with | 95 % interval | faster at equal accuracy | "
+        "95 % interval | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        needed, low, high = (_beyond(value, one) for value in (one.needed, one.low, one.high))
+        faster = [_beyond(value, one, one.cost, "x") for value in (one.needed, one.low, one.high)]
+        cells = [one.arm, f"{one.cost:.2f}", needed, f"{low} to {high}", faster[0], f"{faster[1]} to {faster[2]}",
+                 str(len(one.seeds))]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _beyond(value: float, one: Equal, over: float = 1.0, unit: str = "") -> str:
+    """A place on the line of all tokens over `over`, and whether it may lie beyond the line's end."""
+    more = " or more" if value >= one.most else " or less" if value <= one.least else ""
+    return f"{value / over:.2f}{unit}{more}"
