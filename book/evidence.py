@@ -16,21 +16,21 @@
 #
 # Four rules; a question that does not keep one of them says so.
 #
-# 1. **Paired.** Runs with one seed begin with the same weights and see the same images, in one order, augmented alike,
-#    but for what is compared. Differences are taken within a seed.
+# 1. **Paired.** Runs of the same seed begin with the same weights and see the same images, in one order, augmented
+#    alike, but for what is compared. Differences are taken within a seed.
 # 2. **With an interval.** A mean difference $\bar\delta$ of $n$ seeds has the 95 % interval
 #    $\bar\delta \pm t_{n-1}\, s / \sqrt{n}$, $s$ the standard deviation of the differences and $t_{n-1}$ the quantile
 #    of Student's distribution. The bootstrap's interval stands beside it in the tables; with five seeds it is too
-#    narrow, so verdicts are taken from $t$. Three seeds that happen to agree have a narrow interval by luck, in one of
-#    twenty cases too narrow: a small difference of three seeds asks for more of them.
+#    narrow, so verdicts are taken from $t$. Three seeds may agree by luck, and give a narrow interval: a small
+#    difference of three seeds asks for more.
 # 3. **Named beforehand.** Every question is a file in `parameters/sweeps/evidence`, with its arms, its controls and
 #    its seeds, and all of its runs are shown. Accuracy is that of the last epoch, never of the best.
 # 4. **Against equal time.** Whoever saves a quarter of the time could as well train with all tokens for three quarters
-#    of the epochs. Token drop pays only if it beats that: so ask the three questions about what pays.
+#    of the epochs. Token drop pays only if it beats that: the three questions about what pays ask for it.
 #
-# "No loss" is said where the whole interval lies above -0.3 points. Where an interval holds zero, "no difference seen"
-# is all that can be said, and the interval says how large a difference could have hidden. Of every twenty intervals one
-# misses the truth by chance: a single small difference among many proves little.
+# "No loss" is said where the whole interval lies above -0.3 points. Where an interval holds zero, no difference is
+# seen, and the interval says how large a one could have hidden. Of every twenty intervals one misses the truth by
+# chance: a single small difference among many proves little.
 
 # %%
 # %matplotlib inline
@@ -130,19 +130,20 @@ evidence.effects(direction)
 
 # %% [markdown]
 # What each arm reaches against what its whole training costs, in operations. The grey line is all tokens in fewer
-# epochs: an arm pays if it lies above that line. A bar is the interval of one arm's own mean, which seeds move
-# together; whether two arms differ is told by the differences above.
+# epochs: an arm can pay only above that line. A bar is the interval of one arm's mean; a seed moves all arms together,
+# so whether two of them differ is told by the differences above.
 
 # %%
 evidence.pays(direction)
 
 # %% [markdown]
-# In so short a training every epoch left out costs all tokens more than half a point, so that every arm is far above
-# the line. In a long one the line is nearly flat, and gains of this size are not to be expected.
+# In so short a training an epoch left out costs all tokens more than half a point on average, so that every arm is far
+# above the line. Long ones were not run: on a flatter line these gains would be smaller, and a loss would weigh more.
 #
-# How far to the left of the line an arm lies is what it saves at equal accuracy, whatever that is. All tokens reach as
-# much with so many operations, interpolated between their epochs in every seed; the interval holds all places on the
-# line from which the arm's paired differences cannot be told. Beyond all epochs the line is not known.
+# How far to the left of the line an arm lies is what it saves at equal accuracy. The table says with how many
+# operations all tokens reach as much, interpolated between epochs in every seed; its interval holds all places on the
+# line where the paired difference's interval holds zero. Beyond its ends the line is not known. This was added when all
+# of these runs were known, and no rule uses it.
 
 # %%
 evidence.equal_accuracy(direction)
@@ -161,12 +162,12 @@ evidence.finding(direction, findings)
 # %% [markdown]
 # Which one can be recommended? The rule was fixed when two of these 80 runs were finished, those of all tokens and of
 # the published curriculum with seed 0: of the arms whose interval against all tokens lies above -0.3 points, and whose
-# interval against all tokens in fewer epochs lies above zero, the one that saves most operations; five seeds each. One
-# arm of ten may pass by luck, so one arm needs confirming on seeds that had no part in the choice: the one that saves
+# interval against all tokens in fewer epochs lies above zero, the one that saves most operations; five seeds each. Of
+# ten arms one may pass by luck, so one needs confirming on seeds that had no part in the choice: the one that saves
 # most of those that would pass if fifteen other seeds gave the same mean and spread. (This was added when three seeds
 # were known: five may be too few to show no loss where there is none.) Equal time is equal operations here, as nearly
-# as whole epochs allow, and the clock has no part in the rule: where it says less than operations do, an arm's time
-# would pay for more epochs.
+# as whole epochs allow, and the clock has no part in the rule: where the clock saves less, an arm's time would pay for
+# more epochs.
 
 # %%
 evidence.recommended(direction)
@@ -174,8 +175,8 @@ evidence.recommended(direction)
 # %% [markdown]
 # ## Can more be saved?
 #
-# Steps that begin with a quarter of the tokens, steps in the first block, steps on smaller images: arms that save near
-# 1.5x, with the same controls and the same rule. They were named when three seeds of the question above were known.
+# Steps that begin with a quarter of the tokens, steps in the first block, steps on smaller images: arms that save 1.4x
+# to 1.5x, with the same controls and the same rule. They were named when three seeds of the question above were known.
 
 # %%
 steeper = evidence.found("steeper", again)
@@ -188,7 +189,7 @@ evidence.differences(steeper)
 evidence.pays(steeper)
 
 # %%
-evidence.equal_accuracy(steeper)
+evidence.equal_accuracy(steeper, direction)
 
 # %%
 findings = """
@@ -206,11 +207,11 @@ evidence.recommended(steeper)
 # %% [markdown]
 # ## Does it hold on other seeds?
 #
-# Whatever was chosen for its results has luck in them. So of the two arms to be confirmed, one of each question above,
+# Whatever was chosen for its results has luck in them. So of the two arms worth confirming, one of each question above,
 # the one that saves more is trained again, beside all tokens in as many epochs and in as much time, with fifteen seeds
-# that had no part in the choice; nothing is decided before all of them are there. Even fifteen may be too few:
-# the table says how likely they show no loss of an arm whose true difference from all tokens is so many points, if its
-# differences vary from seed to seed as they did before.
+# that had no part in the choice; nothing is decided before all of them are there. Even fifteen may be too few: the
+# table says how likely they are to show no loss of an arm whose true difference from all tokens is so many points, if
+# its differences vary from seed to seed as they did before.
 
 # %%
 confirm = evidence.found("confirm", again)
@@ -230,7 +231,7 @@ evidence.recommended(confirm)
 #
 # Operations predict a saving, machines give another. In the original's logs nearly half of it came at once, with the
 # first dropped token: 257 tokens were slow on that machine and 256 were not. So one arm drops a single token. The
-# others are direction's and the one to be confirmed; each is trained through all of its epochs, on a fifth of their
+# others are direction's and the one being confirmed; each is trained through all of its epochs, on a fifth of their
 # images, alone on the machine, by turns.
 
 # %%
@@ -313,7 +314,7 @@ evidence.finding(curriculum, findings)
 # Token drop trains a model on what its own attention keeps. If that made attention concentrate on ever the same tokens,
 # a token once dropped would never come back. So the weights after each epoch are asked, with all tokens, which ones
 # they would keep: those of a model trained with PTD, and those of one that never dropped any. They are asked for as
-# many as the curriculum keeps at its end, so that more are left out here than training dropped before that.
+# many as the curriculum keeps at its end.
 
 # %%
 feedback = evidence.found("feedback", again)
@@ -381,10 +382,9 @@ evidence.ledger()
 #
 # - A comparison that changes two things at once cannot say which of them worked.
 # - A single run has no interval; with two seeds only large differences can be seen.
-# - Saved time is worth something only if the same time, spent on all tokens, gives less; in short trainings it does
-#   easily.
-# - Five seeds show no loss only of what gains: their intervals are wide. Where no loss is not shown, a loss need not be
-#   there.
+# - Saved time is worth something only if the same time, spent on all tokens, gives less. In trainings as short as these
+#   it does, for every arm; long ones were not run.
+# - Five seeds seldom show no loss: their intervals are wide. Where it is not shown, a loss need not be there.
 # - The ledger says what is not tested, and which file would test it.
 #
 # ## Exercises

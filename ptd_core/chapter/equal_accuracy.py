@@ -6,6 +6,7 @@ import numpy as np
 
 from ptd_core.chapter.answers import Answer
 from ptd_core.chapter.recommending import WHOLE, in_fewer_epochs
+from ptd_core.records.cells import Cell
 from ptd_core.records.statistics import half_width
 
 _STEPS = 2000  # places on the line of all tokens that are asked
@@ -31,24 +32,28 @@ class Equal:
     seeds: tuple[int, ...]
 
 
-def equals(one: Answer) -> list[Equal]:
+def equals(one: Answer, *others: Answer) -> list[Equal]:
     """Every arm that saves something and lacks no record, those that save most at equal accuracy first.
 
-    The line of all tokens is straight, in every seed, between the numbers of epochs that were trained. Empty without
-    records of two of these, or with fewer than two seeds.
+    The line of all tokens is straight, in every seed, between the numbers of epochs that were trained, for this
+    question or the others. Empty without records of two of these, or with fewer than two seeds.
     """
-    recipes = one.recipes
-    if one.cell(WHOLE) is None:
+    line: dict[str, Cell] = {}
+    for asked in (one, *others):
+        names = [arm for arm in asked.recipes if arm == WHOLE or in_fewer_epochs(asked.recipes, arm)]
+        line = {arm: cell for arm in names if (cell := asked.cell(arm))} | line
+    if WHOLE not in line:
         return []
-    whole = one.cell(WHOLE).runs[0].training_flops
-    costs = {arm: cell.runs[0].training_flops / whole for arm in recipes if (cell := one.cell(arm))}
-    line = sorted((arm for arm in costs if arm == WHOLE or in_fewer_epochs(recipes, arm)), key=costs.get)
-    found = [_equal(one, arm, line, costs) for arm in costs if arm not in line and costs[arm] < 1]
+    arms = {arm: cell for arm in one.recipes if arm not in line and (cell := one.cell(arm))}
+    whole = line[WHOLE].runs[0].training_flops
+    costs = {arm: cell.runs[0].training_flops / whole for arm, cell in (line | arms).items()}
+    line = dict(sorted(line.items(), key=lambda item: costs[item[0]]))
+    found = [_equal(arm, cell, line, costs) for arm, cell in arms.items() if costs[arm] < 1]
     return sorted(filter(None, found), key=lambda equal: -equal.needed / equal.cost)
 
 
-def _equal(one: Answer, arm: str, line: list[str], costs: dict[str, float]) -> Equal | None:
-    by_seed = [{run.seed: run.test_accuracy for run in one.cell(name).runs} for name in (arm, *line)]
+def _equal(arm: str, cell: Cell, line: dict[str, Cell], costs: dict[str, float]) -> Equal | None:
+    by_seed = [{run.seed: run.test_accuracy for run in one.runs} for one in (cell, *line.values())]
     seeds = sorted(set.intersection(*map(set, by_seed)))
     if len(seeds) < 2 or len(line) < 2:
         return None
@@ -71,8 +76,8 @@ def _equal(one: Answer, arm: str, line: list[str], costs: dict[str, float]) -> E
 def equal_table(found: list[Equal]) -> str:
     """Markdown."""
     lines = [
-        "| arm | operations | all tokens reach as much with | 95 % interval | faster at equal accuracy | "
-        "95 % interval | n |",
+        "| arm | operations, of all tokens' | all tokens reach as much with | 95 % interval | "
+        "faster at equal accuracy, by operations | 95 % interval | n |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in found:
@@ -86,5 +91,5 @@ def equal_table(found: list[Equal]) -> str:
 
 def _beyond(value: float, one: Equal, over: float = 1.0, unit: str = "") -> str:
     """A place on the line of all tokens over `over`, and whether it may lie beyond the line's end."""
-    more = " or more" if value >= one.most else " or less" if value <= one.least else ""
-    return f"{value / over:.2f}{unit}{more}"
+    beyond = "beyond " if value >= one.most else "below " if value <= one.least else ""
+    return f"{beyond}{value / over:.2f}{unit}"

@@ -136,9 +136,9 @@ def recommended(one: Answer) -> Markdown:
     return Markdown(recommending.recommended(found)) if found else _nothing(one)
 
 
-def equal_accuracy(one: Answer) -> Markdown:
-    """What each arm saves where all tokens reach as much as it does."""
-    return Markdown(equal_table(found)) if (found := equals(one)) else _nothing(one)
+def equal_accuracy(one: Answer, *others: Answer) -> Markdown:
+    """What each arm saves where all tokens reach as much as it does, in the epochs of this question and of others."""
+    return Markdown(equal_table(found)) if (found := equals(one, *others)) else _nothing(one)
 
 
 def chances(before: Answer, after: Answer) -> Markdown:

@@ -12,12 +12,15 @@ def finding(one: Answer, sentences: str) -> str:
 
     In them {arm-control} is the difference of two arms in test accuracy, {arm-control:gap} in another of RESULTS, and
     {plain-one-other-both} the interaction of four; each becomes its mean, its interval and what can be said of it.
-    {arm} is an arm's own mean. Raises SweepError for a name that is no arm of the question, or no result.
+    {arm} is an arm's own mean; {arm-control:saving} says how many times the arm's operations the control has. Raises
+    SweepError for a name that is no arm of the question, or no result.
     """
     return sentences.format_map(_Numbers(one))
 
 
 RESULTS = {"test_accuracy": "%", "test_accuracy_raw": "%", "clean_train_accuracy": "%", "gap": "points"}
+SAVING = "saving"
+_NOT_RECORDED = "(not recorded yet)"
 
 
 class _Numbers(dict):
@@ -42,19 +45,23 @@ class _Number:
 
     def __format__(self, result: str) -> str:
         result = result or "test_accuracy"
+        if result == SAVING and len(self.arms) == 2:
+            effect = self.one.effect(*self.arms)
+            return f"{effect.predicted:.2f}x" if effect and not math.isnan(effect.predicted) else _NOT_RECORDED
         if result not in RESULTS:
-            raise SweepError(f"{result}: is no result of a run; they are {', '.join(RESULTS)}")
+            results = f"{', '.join(RESULTS)}, and of an arm and its control {SAVING}"
+            raise SweepError(f"{result}: is no result of a run; they are {results}")
         if len(self.arms) == 1:
             cell = self.one.cell(*self.arms)
             mean = cell and sum(cell.values(result)) / len(cell.runs)
-            return f"{mean:.2f} {RESULTS[result]}" if cell else "(not recorded yet)"
+            return f"{mean:.2f} {RESULTS[result]}" if cell else _NOT_RECORDED
         ask = self.one.effect if len(self.arms) == 2 else self.one.interaction
         return _said(ask(*self.arms, result), of_accuracy=len(self.arms) == 2 and result.startswith("test_accuracy"))
 
 
 def _said(effect: Effect | None, of_accuracy: bool) -> str:
     if effect is None:
-        return "(not recorded yet)"
+        return _NOT_RECORDED
     if math.isnan(effect.t_low):
         return in_words(effect)
     if of_accuracy:

@@ -77,7 +77,8 @@ class Difference:
 
     def found(self) -> Found:
         effect = answered(self.question).effect(self.arm, self.control, self.result)
-        verdict, text = _judged(effect, self.claimed, self.question)
+        what = f"{self.arm} against {self.control}" + (f", {self.result}" if self.result != "test_accuracy" else "")
+        verdict, text = _judged(effect, self.claimed, self.question, what)
         return Found(verdict, "; ".join(filter(None, [text, self._size(effect), self.also.format_map(figures())])))
 
     def _size(self, effect: Effect | None) -> str:
@@ -100,7 +101,7 @@ class Interaction:
 
     def found(self) -> Found:
         whole = answered(self.question).interaction(self.plain, self.one, self.other, self.both)
-        return _judged(whole, self.claimed, self.question)
+        return _judged(whole, self.claimed, self.question, "interaction")
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class Measured:
         largest = max(effects, key=lambda one: abs(one.mean))
         return Found(
             MEASURED,
-            f"{len(told)} of {len(effects)} differences can be told from chance; the largest: "
+            f"in {self.question} {len(told)} of {len(effects)} differences can be told from chance; the largest: "
             f"{arm_name(largest.arm)} against {arm_name(largest.control)} {in_words(largest)}",
         )
 
@@ -168,17 +169,18 @@ def answered(question: str) -> Answer:
     return answer(question)
 
 
-def _judged(effect: Effect | None, claimed: int, question: str) -> Found:
+def _judged(effect: Effect | None, claimed: int, question: str, what: str) -> Found:
     if effect is None:
         return _no_records(question)
+    said = f"{what}: {in_words(effect)}"
     if not effect.spread:
-        return Found(NOT_TESTED, in_words(effect))
+        return Found(NOT_TESTED, said)
     low, high = sorted((claimed * effect.t_low, claimed * effect.t_high))
     if low > 0:
-        return Found("holds", in_words(effect))
+        return Found("holds", said)
     if high < 0:
-        return Found("refuted", in_words(effect))
-    return Found("not supported", f"no difference seen: {in_words(effect)}")
+        return Found("refuted", said)
+    return Found("not supported", f"{said}, no difference seen")
 
 
 def _no_records(question: str) -> Found:

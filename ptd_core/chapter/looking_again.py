@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptd_core.chapter.answers import BASE, RECORDS
-from ptd_core.chapter.judging import MEASURED, NOT_TESTED, Found
+from ptd_core.chapter.judging import MEASURED, NOT_TESTED, Found, figures
 from ptd_core.evaluation import feedback, table
+from ptd_core.records.effects import NO_LOSS
 from ptd_core.records.statistics import points, t_interval
 
 FEEDBACK, FEWER = RECORDS / "feedback", RECORDS / "fewer_tokens"
@@ -20,7 +21,7 @@ class Feedback:
 
     Both are asked of the k tokens that a model's attention would keep at the curriculum's end, with all tokens there.
     Concentration is seen if Student's interval of `on_kept` after the last epoch, PTD minus all tokens by seed, lies
-    above zero. Returns are seen if that of PTD's `returned`, a mean over the epochs that drop, does. The claim holds
+    above zero. Returns are seen if that of PTD's `returned`, a mean over the epochs that keep k, does. The claim holds
     if the first is seen and no token returns at all; in part if one of these is so; else it is refuted if returns are
     seen, or less attention. open: whether it is a question, without a claim to judge.
     """
@@ -37,7 +38,7 @@ class Feedback:
         seeds = sorted(seed for seed in set(ours) & set(theirs) if last in ours[seed] and last in theirs[seed])
         if len(seeds) < 2:
             return Found(NOT_TESTED, f"{len(seeds)} seeds in common; an interval needs two")
-        dropping = {row.epoch for row in rows if row.trained_with < row.tokens}
+        dropping = {row.epoch for row in rows if row.trained_with == row.kept}
         attended = [100 * (ours[seed][last].on_kept - theirs[seed][last].on_kept) for seed in seeds]
         back, usual = ([_returned(run[seed], dropping) for seed in seeds] for run in (ours, theirs))
         low, high = t_interval(back)
@@ -45,9 +46,9 @@ class Feedback:
         return Found(
             MEASURED if self.open else _verdict(attended, back),
             f"attention on the {row.kept} of {row.tokens} tokens that it would keep, after the last epoch: "
-            f"{points(attended)} against a model trained with all tokens; of the tokens that it would leave out, "
-            f"{statistics.mean(back):.1f} % ({low:.1f} to {high:.1f}) are among those an epoch later, while tokens are "
-            f"dropped (without dropping {statistics.mean(usual):.1f} %, by chance {100 * row.kept / row.tokens:.0f} %)",
+            f"{points(attended)} against a model trained with all tokens; of the tokens that it would leave out, while "
+            f"training drops as many, {statistics.mean(back):.1f} % ({low:.1f} to {high:.1f}) would be kept an epoch "
+            f"later (without dropping {statistics.mean(usual):.1f} %, by chance {100 * row.kept / row.tokens:.0f} %)",
         )
 
 
@@ -88,6 +89,26 @@ class FewerTokens:
         said = [_half(rows, score, by) for score, by in (("class_attention", "class attention"), ("random", "chance"))]
         said = "; ".join(filter(None, said))
         return Found(MEASURED, said) if said else Found(NOT_TESTED, "half of the tokens was not evaluated")
+
+
+@dataclass(frozen=True)
+class NothingLost:
+    """Whether half of the tokens at evaluation, by class attention, lose nothing: the verdict follows from the interval
+    of the differences from all tokens, of models trained with all. also: what other records say, from `figures`."""
+
+    folder: Path = FEWER
+    also: str = ""
+
+    def found(self) -> Found:
+        rows = table.read(self.folder) if (self.folder / table.FILE).exists() else []
+        lost, by_chance = (list(_losses(rows, "all_tokens", score).values()) for score in ("class_attention", "random"))
+        if len(lost) < 2:
+            return Found(NOT_TESTED, "python -m ptd_core.evaluate measures it; fewer than two seeds are recorded")
+        low, high = t_interval(lost)
+        verdict = "holds" if low > NO_LOSS else "refuted" if high < NO_LOSS else "not supported"
+        text = f"half of the tokens at evaluation, by class attention: {points(lost)}"
+        text += f"; by chance: {points(by_chance)}" if by_chance else ""
+        return Found(verdict, "; ".join(filter(None, [text, self.also.format_map(figures())])))
 
 
 def _half(rows: list[table.Row], score: str, by: str) -> str:

@@ -143,9 +143,11 @@ def _why_none(found: list[Candidate]) -> str:
     losing = sum(one.loss_shown for one in found)
     slow = sum(one.no_loss and not one.beats_equal_time for one in found)
     unknown = len(found) - losing - slow
+    loss = f"a loss of more than {-NO_LOSS} points"
+    neither = "neither that nor no loss" if losing else f"neither {loss} nor no loss is shown"
     parts = [
-        losing and f"a loss of more than {-NO_LOSS} points is shown of {losing}",
-        unknown and f"of {unknown} neither that nor no loss",
+        losing and f"{loss} is shown of {losing}",
+        unknown and f"{neither} of {unknown}",
         slow and f"{slow} with no loss would not beat as much time with all tokens",
     ]
     return ", ".join(filter(None, parts))

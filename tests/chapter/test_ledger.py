@@ -79,7 +79,7 @@ def test_a_verdict_follows_from_the_interval(records, differences, claimed, verd
 def test_the_gap_is_that_of_clean_training_images_and_test_images(records):
     records["own_effect"] = made_up("own_effect", {"plain": PLAIN, "ptd_only": [value - 2 for value in PLAIN]})
     found = Difference("own_effect", "ptd_only", "plain", +1, result="gap").found()
-    assert found == ("holds", "+2.00 points (+2.00 to +2.00, n = 5)")
+    assert found == ("holds", "ptd_only against plain, gap: +2.00 points (+2.00 to +2.00, n = 5)")
 
 
 def test_the_size_that_the_original_says_stands_beside_the_one_found(records):
@@ -95,7 +95,7 @@ def test_an_interaction_needs_all_four_cells(records):
     four = {"plain": PLAIN, "ptd_only": [v - 1 for v in PLAIN], "mix": PLAIN, "ptd_mix": [v + 0.5 for v in PLAIN]}
     test = Interaction("own_effect", "plain", "ptd_only", "mix", "ptd_mix", +1)
     records["own_effect"] = made_up("own_effect", four)
-    assert test.found() == ("holds", "+1.50 points (+1.50 to +1.50, n = 5)")
+    assert test.found() == ("holds", "interaction: +1.50 points (+1.50 to +1.50, n = 5)")
     records["own_effect"] = made_up("own_effect", {**four, "mix": PLAIN[:4]})
     assert test.found().verdict == "not tested"
 
@@ -158,7 +158,7 @@ def test_an_open_question_counts_what_can_be_told_from_chance(records):
     records["place"] = made_up("place", arms)
     verdict, text = Measured("place").found()
     # ptd and block_1 against all tokens, block_1 against ptd: only the first is the same for both seeds
-    assert verdict == "measured" and text.startswith("1 of 3 differences") and "ptd against all_tokens +1.00" in text
+    assert verdict == "measured" and text.startswith("in place 1 of 3 ") and "ptd against all_tokens +1.00" in text
 
 
 def test_what_has_no_records_says_which_file_asks(records):
@@ -190,11 +190,13 @@ def test_a_finding_has_its_numbers_and_verdicts_from_the_records():
         "+1.50 points (95 % interval +1.50 to +1.50, n = 5), above zero; "
         f"gap +1.00 points (95 % interval +1.00 to +1.00, n = 5), above zero; {sum(PLAIN) / 5:.2f} %"
     )
+    saved = one.cell("plain").runs[0].training_flops / one.cell("ptd_only").runs[0].training_flops
+    assert evidence.finding(one, "{ptd_only-plain:saving}").data == f"{saved:.2f}x" != "1.00x"
     less = made_up("own_effect", {"plain": PLAIN[:1], "ptd_only": PLAIN[:1]})
-    said = evidence.finding(less, "{ptd_only-plain}, {mix-plain}, {mix}").data
-    assert said == "+0.00 points, one seed, (not recorded yet), (not recorded yet)"
+    said = evidence.finding(less, "{ptd_only-plain}, {mix-plain}, {mix}, {mix-plain:saving}").data
+    assert said == "+0.00 points, one seed" + 3 * ", (not recorded yet)"
     for sentence, words in (("{ptd_onyl-plain}", "did you mean ptd_only"), ("{plain-mix-ptd_mix}", "name one arm"),
-                            ("{mix-plain:gpa}", "is no result")):  # fmt: skip
+                            ("{mix-plain:gpa}", "is no result"), ("{mix:saving}", "control saving")):  # fmt: skip
         with pytest.raises(SweepError, match=words):
             evidence.finding(one, sentence)
 

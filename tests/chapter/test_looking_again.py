@@ -6,21 +6,22 @@ import statistics
 
 import pytest
 
-from ptd_core.chapter.looking_again import Feedback, FewerTokens
+from ptd_core.chapter.looking_again import Feedback, FewerTokens, NothingLost
 from ptd_core.evaluation import feedback, table
 
 
 def attention_rows(on_kept, returned, seeds=3, epochs=4):
-    """Rows of two arms: `on_kept` of PTD's last epoch above that of all tokens, which have 0.7; PTD drops from epoch 3
-    on, and before that everything comes back."""
+    """Rows of two arms: `on_kept` of PTD's last epoch above that of all tokens, which have 0.7; PTD keeps 41 from
+    epoch 3 on and 50 in the one before, and until then everything comes back."""
     rows = []
     for arm, more in (("all_tokens", 0.0), ("ptd", on_kept)):
         for seed in range(seeds):
             for epoch in range(epochs + 1):
                 dropping = arm == "ptd" and epoch >= 3
+                trained_with = 41 if dropping else 50 if arm == "ptd" and epoch == 2 else 64
                 rows.append(feedback.Row(
                     run=f"evidence_{arm}_seed{seed}", cell=f"evidence_{arm}_seed0", seed=seed, epoch=epoch,
-                    trained_with=41 if dropping else 64, block=0, kept=41, tokens=64, images=10, entropy=0.9,
+                    trained_with=trained_with, block=0, kept=41, tokens=64, images=10, entropy=0.9,
                     on_kept=0.7 + (more + 0.001 * seed if epoch == epochs and arm == "ptd" else 0.0),
                     changed=math.nan if epoch == 0 else 0.1, until_end=0.1,
                     returned=math.nan if epoch == 0 else returned if dropping else 1.0, torch="2", commit="abc",
@@ -47,7 +48,7 @@ def test_a_verdict_needs_concentration_and_no_return(tmp_path, on_kept, returned
     assert found.verdict == verdict and f"the last epoch: {mean:+.2f} points" in found.text and "n = 3" in found.text
     assert "attention on the 41 of 64 tokens that it would keep" in found.text
     same = f"{100 * returned:.1f}"
-    assert f"would leave out, {same} % ({same} to {same}) are among those an epoch later" in found.text
+    assert f"while training drops as many, {same} % ({same} to {same}) would be kept an epoch later" in found.text
     assert "(without dropping 100.0 %, by chance 64 %)" in found.text
     assert Feedback(tmp_path, open=True).found() == ("measured", found.text)
 
@@ -105,5 +106,23 @@ def test_half_of_the_tokens_is_compared_with_all_seed_by_seed(tmp_path):
         assert FewerTokens(tmp_path).found() == ("not tested", "half of the tokens was not evaluated")
 
 
+@pytest.mark.parametrize(
+    ("lost", "verdict"),
+    [(0.27, "holds"), (0.28, "not supported"), (0.32, "not supported"), (0.33, "refuted"), (-1.0, "holds")],
+)
+def test_nothing_is_lost_where_the_interval_lies_above_the_limit(tmp_path, lost, verdict):
+    rows = [evaluated("all_tokens", seed, 64, 40.0 + seed) for seed in (0, 1, 2)]
+    scatter = (0.0, 0.01, -0.01)
+    half = 4.3027 * 0.01 / 3**0.5  # 0.025
+    rows += [evaluated("all_tokens", seed, 32, 40.0 + seed - lost + s) for seed, s in enumerate(scatter)]
+    assert ("holds" if lost + half < 0.3 else "refuted" if lost - half > 0.3 else "not supported") == verdict
+    table.write(rows, tmp_path)
+    found = NothingLost(tmp_path, also="with half {half:.2f} %").found()
+    said = f"by class attention: {-lost:+.2f} points ({-lost - half:+.2f} to {-lost + half:+.2f}, n = 3); with half 8"
+    assert found.verdict == verdict and said in found.text
+    table.write([*rows, evaluated("all_tokens", 1, 32, 40.5, score="random")], tmp_path)
+    assert "; by chance: -0.50 points, one seed" in NothingLost(tmp_path).found().text
+
+
 def test_without_records_it_is_not_tested(tmp_path):
-    assert {test(tmp_path).found().verdict for test in (Feedback, FewerTokens)} == {"not tested"}
+    assert {test(tmp_path).found().verdict for test in (Feedback, FewerTokens, NothingLost)} == {"not tested"}

@@ -43,13 +43,17 @@ def test_all_arms_that_save_are_asked_those_that_save_most_first():
 @pytest.mark.parametrize(
     ("arms", "says"),
     [
+        (
+            dict.fromkeys(ARMS, -0.22),
+            "None of 10 arms passes: neither a loss of more than 0.3 points nor no loss is shown of 10.",
+        ),
         ({}, "None of 10 arms passes: a loss of more than 0.3 points is shown of 10."),
         ({"steps_50": -0.1}, "1 of 10 arms pass; the one that saves most is steps_50,"),
         ({"steps_50": -0.1, "ptd": 0.3}, "2 of 10 arms pass; the one that saves most is steps_50,"),
         ({"steps_50": -0.19}, "1 of 10 arms pass"),
         (
             {"steps_50": -0.22},
-            "None of 10 arms passes: a loss of more than 0.3 points is shown of 9, of 1 neither that nor no loss.",
+            "None of 10 arms passes: a loss of more than 0.3 points is shown of 9, neither that nor no loss of 1.",
         ),  # Student's interval reaches below -0.3, the bootstrap's not
         ({"steps_50": -0.1, "equal_time": -0.21}, "1 of 10 arms pass"),
         (
