@@ -7,14 +7,16 @@ import pytest
 
 from ptd_core.cost import run_training_cost
 from ptd_core.paths import PROJECT_ROOT
+from ptd_core.recipe import Recipe
 from ptd_core.records.finished_runs import read_runs
 from ptd_core.sweep.file import read_file
 from ptd_core.sweep.plan import read_plan
 
 SWEEPS = PROJECT_ROOT / "parameters" / "sweeps"
 TWINS = sorted((SWEEPS / "full").glob("*.yaml"))
-IN_EQUAL_TIME = [path for path in SWEEPS.glob("*/*.yaml") if path.stem.endswith(("direction", "steeper"))]
+IN_EQUAL_TIME = [path for path in SWEEPS.glob("*/*.yaml") if path.stem.endswith(("direction", "steeper", "confirm"))]
 IN_EPOCHS = {"epochs", "drop_start", "drop_end"}
+FIXED = {"speed": {"epoch_images"}, "feedback": {"weights_every"}, "transfer": {"dataset", *IN_EPOCHS}}  # of twins
 
 
 def arms(path):
@@ -52,18 +54,33 @@ def test_an_arm_that_saves_is_compared_with_all_tokens_in_as_much_time(path):
 def test_a_twin_asks_the_same_at_the_published_size(path):
     question = path.stem.removeprefix("full_").removeprefix("50_")
     twin, original = read_file(path), read_file(SWEEPS / "evidence" / f"{question}.yaml")
-    assert twin.seeds == original.seeds and set(twin.fixed) == ({"epoch_images"} if question == "speed" else set())
-    epochs = read_plan(path).runs[0].recipe.epochs
+    assert twin.seeds == original.seeds and set(twin.fixed) == FIXED.get(question, set())
+    tag = path.stem.removesuffix(f"_{question}")
+    base = Recipe.from_yaml(PROJECT_ROOT / "parameters" / f"{tag}.yaml")
 
     def plain(content):
         """Arms without what counts epochs, by what they change; equal-time controls apart."""
         kept = {name: arm for name, arm in content.arms.items() if not name.startswith("all_tokens_")}
         kept.pop("timed_one_token_less", None)  # of another number of tokens
-        return [{key: value for key, value in arm.items() if key not in IN_EPOCHS} for arm in kept.values()]
+        return [
+            {
+                key: str(value).replace("runs/evidence_", f"runs/{tag}_")
+                for key, value in arm.items()
+                if key not in IN_EPOCHS
+            }
+            for arm in kept.values()
+        ]
 
     assert plain(twin) == plain(original)
-    assert epochs == (50 if "full_50" in path.stem else 200)
+    assert base.epochs == (50 if tag == "full_50" else 200)
     assert len(twin.controls) == len(original.controls) and len(twin.arms) >= len(original.arms)
+
+
+def test_every_question_but_the_choice_of_a_size_has_its_twins():
+    questions = {path.stem for path in (SWEEPS / "evidence").glob("*.yaml")} - {"control"}
+    assert {path.stem for path in TWINS} == {
+        f"{tag}_{question}" for tag in ("full", "full_50") for question in questions
+    }
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*/*speed.yaml")), ids=lambda path: path.stem)
