@@ -6,6 +6,7 @@ whole image, g of its sides.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +74,22 @@ def patch_scores(attention_BHT: Tensor, prefix: int = 1) -> Tensor:
     return attention_BHT.detach().mean(dim=1)[:, prefix:]
 
 
+def directions(x_BNE: Tensor) -> Tensor:
+    """Unit vectors along the last axis, in float32 or better."""
+    return F.normalize(x_BNE.to(torch.promote_types(x_BNE.dtype, torch.float32)), dim=-1)
+
+
+def cosines(x_BNE: Tensor, y_BME: Tensor) -> Tensor:
+    """Products of `directions` with others or their sums: (B, N, M), in their own precision whatever autocast says.
+
+    They lie close together, and a sum of N of them has few digits left of each in bfloat16.
+    """
+    device = x_BNE.device.type
+    known = torch.amp.is_autocast_available(device)  # not of meta tensors
+    with torch.autocast(device, enabled=False) if known else nullcontext():
+        return x_BNE @ y_BME.transpose(1, 2)
+
+
 # Scores: functions Seen -> (B, N), higher means more worth keeping.
 
 
@@ -110,9 +127,9 @@ def l1_norm_score(seen: Seen) -> Tensor:
 
 def distance_score(seen: Seen) -> Tensor:
     """How unlike the others a token is: its cosine distance to the other patch tokens, mean over them."""
-    x_BNE = F.normalize(seen.tokens_BTE[:, seen.prefix :], dim=-1)
+    x_BNE = directions(seen.tokens_BTE[:, seen.prefix :])
     others = max(1, x_BNE.shape[1] - 1)
-    return 1 - ((x_BNE @ x_BNE.sum(dim=1).unsqueeze(-1)).squeeze(-1) - 1) / others
+    return 1 - (cosines(x_BNE, x_BNE.sum(dim=1, keepdim=True)).squeeze(-1) - 1) / others
 
 
 def random_score(seen: Seen) -> Tensor:

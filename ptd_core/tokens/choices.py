@@ -7,10 +7,9 @@ largest are the chosen tokens.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ptd_core.saliency import gather_tokens
+from ptd_core.saliency import cosines, directions, gather_tokens
 
 Choice = Callable[[Tensor, int, Tensor], Tensor]
 
@@ -42,7 +41,7 @@ def greedy(scores_BN: Tensor, keep: int, x_BNE: Tensor) -> Tensor:
     The scores, see `saliency.distance_score`, do not rank them: a token is far or near to a set, not by itself.
     """
     batch, count = scores_BN.shape
-    x_BNE = F.normalize(x_BNE, dim=-1)
+    x_BNE = directions(x_BNE)
     seeds = (keep + 1) // 2
     index = (torch.arange(seeds, device=scores_BN.device) * count) // seeds
     chosen_Bk = index.expand(batch, -1)
@@ -57,7 +56,7 @@ def greedy(scores_BN: Tensor, keep: int, x_BNE: Tensor) -> Tensor:
 
 def _distance(x_BNE: Tensor, chosen_Bk: Tensor) -> Tensor:
     """Cosine distance of every token to the nearest of some, -1 for these themselves: (B, N)."""
-    return (1 - x_BNE @ gather_tokens(x_BNE, chosen_Bk).transpose(1, 2)).amin(dim=2).scatter(1, chosen_Bk, -1.0)
+    return (1 - cosines(x_BNE, gather_tokens(x_BNE, chosen_Bk))).amin(dim=2).scatter(1, chosen_Bk, -1.0)
 
 
 CHOICES: dict[str, Choice] = {"top": top, "sample": sample, "greedy": greedy}

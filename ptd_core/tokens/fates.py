@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptd_core.saliency import Seen, class_attention, gather_tokens
+from ptd_core.saliency import Seen, class_attention, cosines, directions, gather_tokens
 
 Reduce = Callable[[Tensor, Tensor, Seen], Tensor]  # tokens (B, T, E), index of the kept (B, K), what the block saw
 
@@ -51,8 +51,7 @@ def merge(x_BTE: Tensor, index_BK: Tensor, seen: Seen) -> Tensor:
 
 def _most_like(x_BTE: Tensor, patches_BkE: Tensor) -> Tensor:
     """Which of k patch tokens is most like each token (cosine): (B, T)."""
-    likeness_BTk = F.normalize(x_BTE, dim=-1) @ F.normalize(patches_BkE, dim=-1).transpose(1, 2)
-    return likeness_BTk.argmax(dim=2)
+    return cosines(directions(x_BTE), directions(patches_BkE)).argmax(dim=2)
 
 
 def put_back(x_BTE: Tensor, index_BK: Tensor, kept_BKE: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Sampling against the distribution that it should follow, and the greedy spread against a search in plain loops."""
+"""Sampling against the distribution that it should follow, the greedy spread against a search in plain loops, and near
+tokens under autocast against float64."""
 
 import itertools
 
@@ -6,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ptd_core.saliency import kept_tokens
+from ptd_core.saliency import SCORES, Seen, kept_tokens
 from ptd_core.tokens.choices import ROUNDS, greedy, sample
+from ptd_core.tokens.fates import part_of
 
 WEIGHTS = (0.05, 0.4, 0.1, 0.25, 0.2)
 
@@ -68,3 +70,30 @@ def test_the_greedy_choice_spreads(keep):
     x = torch.randn(3, 16, 5, dtype=torch.float64)
     kept = kept_tokens(greedy(torch.zeros(3, 16, dtype=torch.float64), keep, x), keep, prefix=0)
     assert kept.tolist() == [spread(image, keep) for image in x]
+
+
+@pytest.mark.parametrize("kept", [torch.bfloat16, torch.float32])
+def test_near_tokens_stay_apart_under_autocast(kept):
+    """Distances of tokens that are almost alike, against float64; bfloat16 has two digits for them."""
+    torch.manual_seed(0)
+    tokens = (1 + 0.1 * torch.randn(2, 1 + 64, 32)).to(kept)
+    seen = Seen(tokens, None, None, None, None, 1, None, 8)
+    x = F.normalize(tokens[:, 1:].double(), dim=-1)
+    truth = 1 - ((x @ x.transpose(1, 2)).sum(dim=2) - 1) / 63
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = SCORES["distance"](seen)
+        chosen = greedy(scores, 16, tokens[:, 1:])
+    assert torch.allclose(scores.double(), truth, rtol=1e-3, atol=0)
+    alone = kept_tokens(greedy(scores, 16, tokens[:, 1:].double()), 16, prefix=0)
+    assert torch.equal(kept_tokens(chosen, 16, prefix=0), alone)
+
+
+def test_a_dropped_token_joins_the_one_most_like_it_under_autocast():
+    """Kept tokens that lie so close together that bfloat16 cannot tell which of them is nearest."""
+    torch.manual_seed(0)
+    tokens = 1 + 0.05 * torch.randn(2, 1 + 64, 32)
+    index = torch.arange(17).expand(2, -1)
+    likeness = F.normalize(tokens.double(), dim=-1) @ F.normalize(tokens[:, 1:17].double(), dim=-1).transpose(1, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, part = part_of("merge", tokens, index, torch.arange(64).expand(2, -1), prefix=1)
+    assert torch.equal(part[:, 16:], likeness.argmax(dim=2)[:, 17:])
