@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ptd_core.records.files import write_atomically
+from ptd_core.records.markdown import markdown_table
 from ptd_core.views.style import BLUE, GREY, ORANGE, new_figure, save_figure, styled
 
 _COLUMNS = {  # heading and format, in the order of a table
@@ -32,11 +33,11 @@ def section_table(name: str, rows: list[dict]) -> str:
     """A section as a Markdown table."""
     columns = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows)]
     header = [name, *(_COLUMNS[key][0] for key in columns)]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for row in rows:
         cells = ["" if row.get(key) is None else _COLUMNS[key][1].format(row[key]) for key in columns]
         lines.append([row["case"], *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(header, lines)
 
 
 def write_report(folder: Path, report: dict) -> None:

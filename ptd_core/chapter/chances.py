@@ -7,6 +7,7 @@ import numpy as np
 from ptd_core.chapter.answers import Answer
 from ptd_core.chapter.recommending import candidates
 from ptd_core.records.effects import NO_LOSS
+from ptd_core.records.markdown import markdown_table
 from ptd_core.records.statistics import half_width
 
 LOSSES = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2)  # true differences from all tokens, in points
@@ -23,13 +24,12 @@ def chances(before: Answer, after: Answer) -> str:
     arms = [arm for arm in after.recipes if arm in known]
     if not arms:
         return ""
-    lines = ["| arm | varies by | " + " | ".join(f"{loss:+.1f} points" for loss in LOSSES) + " |"]
-    lines.append("|---|---|" + "---|" * len(LOSSES))
+    rows = []
     for arm in arms:
         sd = statistics.stdev(known[arm].differences)
-        cells = [arm, f"{sd:.2f} points", *(f"{100 * chance:.0f} %" for chance in _of_no_loss(sd, len(after.seeds)))]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        shares = _of_no_loss(sd, len(after.seeds))
+        rows.append([arm, f"{sd:.2f} points", *(f"{100 * share:.0f} %" for share in shares)])
+    return markdown_table(["arm", "varies by", *(f"{loss:+.1f} points" for loss in LOSSES)], rows)
 
 
 def _of_no_loss(sd: float, seeds: int) -> list[float]:

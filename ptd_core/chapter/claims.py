@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ptd_core.chapter.judging import Difference, Faster, Found, Interaction, Measured, Settled, Test, Untested
 from ptd_core.chapter.looking_again import Feedback, FewerTokens, NothingLost
+from ptd_core.records.markdown import markdown_table
 
 RESULT, CAUSE, LIMIT, FUTURE = "result", "cause", "limitation", "future work"
 _SMALL = "seed by seed on 10,000 images, 10 epochs:"
@@ -217,13 +218,13 @@ def ledger_table(short: bool = False) -> str:
     rows = [[claim.said, claim.logged or "-", *reversed(claim.found())] for claim in CLAIMS if claim.short or not short]
     if not short:
         header, rows = ["kind", *header], [[claim.kind, *row] for claim, row in zip(CLAIMS, rows)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))
+    return markdown_table(header, rows)
 
 
 def claims_markdown() -> str:
     """What the original reports as its results, without what was found here: for the chapters that train one run."""
-    rows = [f"| {claim.said} | {claim.logged or '-'} |" for claim in CLAIMS if claim.kind == RESULT]
-    return "\n".join(["| the original says | what its logs show |", "|---|---|", *rows])
+    rows = [(claim.said, claim.logged or "-") for claim in CLAIMS if claim.kind == RESULT]
+    return markdown_table(["the original says", "what its logs show"], rows)
 
 
 if __name__ == "__main__":

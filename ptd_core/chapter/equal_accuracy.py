@@ -7,6 +7,7 @@ import numpy as np
 from ptd_core.chapter.answers import Answer
 from ptd_core.chapter.recommending import WHOLE, in_fewer_epochs
 from ptd_core.records.cells import Cell
+from ptd_core.records.markdown import markdown_table
 from ptd_core.records.statistics import half_width
 
 _STEPS = 2000  # places on the line of all tokens that are asked
@@ -75,18 +76,15 @@ def _equal(arm: str, cell: Cell, line: dict[str, Cell], costs: dict[str, float])
 
 def equal_table(found: list[Equal]) -> str:
     """Markdown."""
-    lines = [
-        "| arm | operations, of all tokens' | all tokens reach as much with | 95 % interval | "
-        "faster at equal accuracy, by operations | 95 % interval | n |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    header = ["arm", "operations, of all tokens'", "all tokens reach as much with", "95 % interval",
+              "faster at equal accuracy, by operations", "95 % interval", "n"]  # fmt: skip
+    rows = []
     for one in found:
         needed, low, high = (_beyond(value, one) for value in (one.needed, one.low, one.high))
         faster = [_beyond(value, one, one.cost, "x") for value in (one.needed, one.low, one.high)]
-        cells = [one.arm, f"{one.cost:.2f}", needed, f"{low} to {high}", faster[0], f"{faster[1]} to {faster[2]}",
-                 str(len(one.seeds))]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        intervals = f"{low} to {high}", f"{faster[1]} to {faster[2]}"
+        rows.append([one.arm, f"{one.cost:.2f}", needed, intervals[0], faster[0], intervals[1], len(one.seeds)])
+    return markdown_table(header, rows)
 
 
 def _beyond(value: float, one: Equal, over: float = 1.0, unit: str = "") -> str:

@@ -78,8 +78,8 @@ class Difference:
     def found(self) -> Found:
         effect = answered(self.question).effect(self.arm, self.control, self.result)
         what = f"{self.arm} against {self.control}" + (f", {self.result}" if self.result != "test_accuracy" else "")
-        verdict, text = _judged(effect, self.claimed, self.question, what)
-        return Found(verdict, "; ".join(filter(None, [text, self._size(effect), self.also.format_map(figures())])))
+        decided, text = _judged(effect, self.claimed, self.question, what)
+        return Found(decided, "; ".join(filter(None, [text, self._size(effect), self.also.format_map(figures())])))
 
     def _size(self, effect: Effect | None) -> str:
         """The original's size, if it says one. Whether it lies within an interval of smaller models says nothing."""
@@ -124,7 +124,7 @@ class Faster:
             return Found(NOT_TESTED, "its runs are of several devices, whose seconds are not compared")
         low, high = t_interval([math.log(ratio) for ratio in ratios])
         return Found(
-            "holds" if low > 0 else "refuted" if high < 0 else "not supported",
+            verdict(low, high),
             f"{math.exp((low + high) / 2):.3f}x ({math.exp(low):.3f} to {math.exp(high):.3f}, n = {len(ratios)}) on "
             f"{ours.runs[0].device}; operations predict {effect.predicted:.3f}x",
         )
@@ -175,12 +175,13 @@ def _judged(effect: Effect | None, claimed: int, question: str, what: str) -> Fo
     said = f"{what}: {in_words(effect)}"
     if not effect.spread:
         return Found(NOT_TESTED, said)
-    low, high = sorted((claimed * effect.t_low, claimed * effect.t_high))
-    if low > 0:
-        return Found("holds", said)
-    if high < 0:
-        return Found("refuted", said)
-    return Found("not supported", f"{said}, no difference seen")
+    decided = verdict(*sorted((claimed * effect.t_low, claimed * effect.t_high)))
+    return Found(decided, f"{said}, no difference seen" if decided == "not supported" else said)
+
+
+def verdict(low: float, high: float, limit: float = 0.0) -> str:
+    """Of a claim that something is larger than `limit`, by its interval."""
+    return "holds" if low > limit else "refuted" if high < limit else "not supported"
 
 
 def _no_records(question: str) -> Found:

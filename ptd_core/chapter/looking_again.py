@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptd_core.chapter.answers import BASE, RECORDS
-from ptd_core.chapter.judging import MEASURED, NOT_TESTED, Found, figures
+from ptd_core.chapter.judging import MEASURED, NOT_TESTED, Found, figures, verdict
 from ptd_core.evaluation import feedback, table
 from ptd_core.records.effects import NO_LOSS
 from ptd_core.records.statistics import points, t_interval
@@ -105,10 +105,9 @@ class NothingLost:
         if len(lost) < 2:
             return Found(NOT_TESTED, "python -m ptd_core.evaluate measures it; fewer than two seeds are recorded")
         low, high = t_interval(lost)
-        verdict = "holds" if low > NO_LOSS else "refuted" if high < NO_LOSS else "not supported"
         text = f"half of the tokens at evaluation, by class attention: {points(lost)}"
         text += f"; by chance: {points(by_chance)}" if by_chance else ""
-        return Found(verdict, "; ".join(filter(None, [text, self.also.format_map(figures())])))
+        return Found(verdict(low, high, NO_LOSS), "; ".join(filter(None, [text, self.also.format_map(figures())])))
 
 
 def _half(rows: list[table.Row], score: str, by: str) -> str:

@@ -11,6 +11,7 @@ from ptd_core.chapter.given import maps_of
 from ptd_core.chapter.namespace import names, read_recipe
 from ptd_core.evaluation.token_maps import has_class_token
 from ptd_core.progress import duration
+from ptd_core.records.markdown import markdown_table
 from ptd_core.run import Run
 from ptd_core.saliency import object_coverage
 from ptd_core.token_drop import Keep, TokenDrop
@@ -39,8 +40,7 @@ def show_code(*functions: Callable) -> Code:
 
 def table(header: list[str], rows: list[list]) -> Markdown:
     """Rows of values under a header."""
-    lines = [header, ["---"] * len(header), *rows]
-    return Markdown("\n".join("| " + " | ".join(str(value) for value in line) + " |" for line in lines))
+    return Markdown(markdown_table(header, rows))
 
 
 def results(run: Run) -> Markdown:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ptd_core.chapter.answers import Answer
 from ptd_core.recipe import Recipe
 from ptd_core.records.effects import NO_LOSS, Effect, in_words
+from ptd_core.records.markdown import markdown_table
 from ptd_core.records.statistics import half_width
 
 SEEDS = 5  # with fewer an interval is too wide, or narrow by luck
@@ -96,19 +97,16 @@ def in_fewer_epochs(recipes: dict[str, Recipe], arm: str) -> bool:
 
 def recommended(found: list[Candidate]) -> str:
     """Markdown: what speaks for each arm and against it, and the one that the rule chooses, or that it chooses none."""
-    lines = [
-        "| arm | faster, by operations | against all tokens | no loss | against fewer epochs | their operations, "
-        "of the arm's | better | passes |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    header = ["arm", "faster, by operations", "against all tokens", "no loss", "against fewer epochs",
+              "their operations, of the arm's", "better", "passes"]  # fmt: skip
+    rows = []
     for one in found:
         no_loss = _yes(one, one.no_loss, "a loss" if one.loss_shown else "not shown")
         better, passes = _yes(one, one.beats_equal_time), _yes(one, one.passes)
         saving = "-" if math.isnan(one.saving) else f"{one.saving:.2f}x"
         share = f"{100 * one.gain.predicted:.0f} %" if one.gain and not math.isnan(one.gain.predicted) else "-"
-        cells = [one.arm, saving, _size(one.loss), no_loss, _size(one.gain), share, better, passes]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"**{_chosen(found)}**"])
+        rows.append([one.arm, saving, _size(one.loss), no_loss, _size(one.gain), share, better, passes])
+    return f"{markdown_table(header, rows)}\n\n**{_chosen(found)}**"
 
 
 def _size(effect: Effect | None) -> str:

@@ -5,6 +5,7 @@ import statistics
 from ptd_core.chapter.answers import Answer
 from ptd_core.chapter.judging import arm_name
 from ptd_core.records.effects import faster_by_seed
+from ptd_core.records.markdown import markdown_table
 from ptd_core.views.times import Times
 
 
@@ -21,9 +22,8 @@ def times(one: Answer) -> list[Times]:
 
 def times_table(found: list[Times]) -> str:
     """Markdown: median and range over the seeds."""
-    lines = ["| arm | control | n | faster, by the clock | range | by operations |", "|---|---|---|---|---|---|"]
+    rows = []
     for one in found:
         clock = f"{statistics.median(one.clock):.3f}x", f"{min(one.clock):.3f} to {max(one.clock):.3f}"
-        cells = [one.arm, one.control, str(len(one.clock)), *clock, f"{one.predicted:.3f}x"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([one.arm, one.control, len(one.clock), *clock, f"{one.predicted:.3f}x"])
+    return markdown_table(["arm", "control", "n", "faster, by the clock", "range", "by operations"], rows)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ptd_core.data.dataset import Split
 from ptd_core.evaluation.accuracy import evaluating
 from ptd_core.evaluation.fewer_tokens import Normalise
+from ptd_core.records.markdown import markdown_table
 from ptd_core.records.rows import read_table, write_table
 from ptd_core.saliency import patch_scores
 from ptd_core.tokens.vit_parts import class_attention_row
@@ -110,7 +111,7 @@ def lines(rows: list[Row]) -> dict[tuple[str, int], dict[int, list[Row]]]:
 def markdown(rows: list[Row]) -> str:
     """Means over seeds, at the first, the middle and the last epoch."""
     head = ["trained as", "block", "after epoch", "seeds", "entropy", "on the kept", "changed", "returned", "until end"]
-    table = [head, ["---"] * len(head)]
+    table = []
     for (cell, block), epochs in lines(rows).items():
         order = sorted(epochs)
         for epoch in dict.fromkeys([*order[:2], order[len(order) // 2], order[-1]]):
@@ -118,4 +119,4 @@ def markdown(rows: list[Row]) -> str:
             values = [[getattr(row, name) for row in group] for name in MEASURES]
             shown = ["" if math.isnan(v[0]) else form(sum(v) / len(v)) for v, form in zip(values, MEASURES.values())]
             table.append([cell, str(block), str(epoch), str(len(group)), *shown])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in table)
+    return markdown_table(head, table)

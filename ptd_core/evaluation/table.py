@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
+from ptd_core.records.markdown import markdown_table
 from ptd_core.records.rows import read_table, write_table
 from ptd_core.records.statistics import spread
 
@@ -95,7 +97,7 @@ def markdown(rows: list[Row]) -> str:
     shown = [True, True, True, True, known, timed, timed, True]
     several = len({row.cell for row in rows}) > 1
     whole = set()
-    table = [head, ["---"] * len(head)]
+    table = []
     for line, groups in lines(rows).items():
         for group in groups:
             first, name = group[0], called[line]
@@ -111,7 +113,7 @@ def markdown(rows: list[Row]) -> str:
                 _number(first.images_per_second, "{:.0f}"), _number(first.faster, "{:.2f}x"),
                 _number(first.predicted, "{:.2f}x"),
             ])  # fmt: skip
-    return "\n".join("| " + " | ".join(cell for cell, show in zip(row, shown) if show) + " |" for row in table)
+    return markdown_table(compress(head, shown), (compress(row, shown) for row in table))
 
 
 def _number(value: float, form: str) -> str:

@@ -4,7 +4,7 @@ import math
 import statistics
 
 import pytest
-from test_ledger import made_up
+from made_up import made_up
 
 from ptd_core.chapter import evidence
 from ptd_core.chapter.answers import answer
@@ -68,14 +68,19 @@ def test_arms_that_save_most_come_first_and_all_tokens_are_the_line():
     assert savings == sorted(savings, reverse=True) and savings[-1] < 1 < savings[-2]
 
 
-@pytest.mark.parametrize("kept", [{0}, set()])
-def test_fewer_than_two_seeds_in_common_show_nothing(kept):
+def lacking(seeds):
+    """Without the runs of 13 epochs but those of some seeds."""
     one = on_a_line(steps_50=-2.0)
-    one.runs[:] = [run for run in one.runs if run.seed in kept or run.cell != "evidence_all_tokens_13"]
-    if kept:
-        assert equals(one) == []
-    else:  # a line without one of its arms is a line
-        assert found(one).needed == pytest.approx(0.9, abs=0.001)
+    one.runs[:] = [run for run in one.runs if run.seed in seeds or run.cell != "evidence_all_tokens_13"]
+    return one
+
+
+def test_fewer_than_two_seeds_in_common_show_nothing():
+    assert equals(lacking({0})) == []
+
+
+def test_a_line_without_one_of_its_arms_is_a_line():
+    assert found(lacking(set())).needed == pytest.approx(0.9, abs=0.001)
 
 
 def test_another_question_adds_to_the_line():

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from test_ledger import made_up
+from made_up import made_up
 
 from ptd_core.chapter import evidence
 from ptd_core.chapter.answers import RECORDS, answer
