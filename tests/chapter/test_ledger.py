@@ -15,8 +15,6 @@ from ptd_core.records.finished_runs import write_runs
 from ptd_core.records.statistics import t_interval
 from ptd_core.views.times import Times
 
-SEEDS = range(5)
-
 
 @pytest.fixture
 def records(monkeypatch):

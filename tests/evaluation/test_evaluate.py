@@ -100,6 +100,26 @@ def test_the_picture_has_every_run_as_a_point_and_blocks_where_they_are_compared
     assert figure.axes[-1].get_xlabel() == "block that drops tokens" and list(figure.axes[0].get_xticks()) == [0, 1]
 
 
+def test_each_way_of_training_has_a_column_and_each_way_of_evaluating_one_look(runs):
+    rows = evaluate_runs(runs[0][:1], ["keep=1,.5", "drop_score=class_attention,random"])
+    one, other = (
+        [dataclasses.replace(row, cell=cell, object_kept=math.nan) for row in rows] for cell in ("one", "other")
+    )
+    rows = one + other[::-1]  # whose ways come in another order
+    figure = fewer_tokens_figure(rows)
+    assert [axes.get_title() for axes in figure.axes] == ["one", "other"]
+    looks = [
+        {
+            line.get_label(): (line.get_color(), line.get_marker())
+            for line in axes.lines
+            if line.get_linestyle() != "None"
+        }
+        for axes in figure.axes
+    ]
+    assert looks[0] == looks[1] and len(set(looks[0].values())) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["class_attention", "random"]
+
+
 def test_ways_stay_apart_where_no_row_has_all_tokens(runs):
     rows = evaluate_runs(runs[0][:1], ["keep=.5", "drop_score=class_attention,random"])
     lines = table.markdown(rows).splitlines()[2:]
