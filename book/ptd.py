@@ -238,11 +238,14 @@ notebook.show_code(
 # x_K \leftarrow x_K + \mathrm{MLP}(\mathrm{LN}(x_K))$$
 #
 # Each box of the drawing shows for how many tokens it computes, class token included: left in evaluation, right in the
-# last epoch of this run's training, in the first block that drops.
+# last epoch of this run that drops tokens, in the first block that does.
 
 # %%
-first_of = recipe.keep(recipe.epochs - 1) or (recipe.vit.patch_tokens,)
-block_figure(recipe.vit.patch_tokens, first_of[0])
+from ptd_core.views.dropping import Dropping
+
+dropping = Dropping.of(recipe)
+kept_of_all = dropping.keep_at(dropping.ratio) or (recipe.vit.patch_tokens,)
+block_figure(recipe.vit.patch_tokens, kept_of_all[0])
 
 # %%
 from ptd_core.token_drop import TokenDropViT

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import dask
 import forked
 import pytest
 import torch
@@ -137,6 +138,14 @@ def worker_folder(tmp_path_factory):
 def forked_kernels(monkeypatch):
     """Kernels of this process need not import PyTorch again."""
     monkeypatch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", forked.launch_kernel)
+
+
+@pytest.fixture(scope="module")
+def forked_workers():
+    """Workers that this process starts need not import PyTorch again."""
+    forked.server()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The questions of parameters/sweeps/evidence, and what the records say to them. Nothing here trains."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -96,6 +96,16 @@ def answer(question: str, records: Path | None = None, overrides: list[str] = ()
     plan = read_plan(QUESTIONS / f"{question}.yaml", overrides, to_train=False)
     folder = records or RECORDS / question
     return Answer(question, plan, read_runs(folder) if (folder / RUNS).exists() else [])
+
+
+def together(one: Answer, *others: Answer) -> Answer:
+    """An answer, with what the records of other questions have of the same arms, with other seeds."""
+    runs = {run.run: run for run in one.runs}
+    for run in (run for other in others for run in other.runs):
+        recipe = one.recipes.get(run.cell.removeprefix(BASE))
+        if recipe and recipe.replace(seed=run.seed).fingerprint == run.fingerprint:
+            runs.setdefault(run.run, run)
+    return replace(one, runs=list(runs.values()))
 
 
 def asked(question: str) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ptd_core.chapter import chances as power
 from ptd_core.chapter import findings, recommending, timing
-from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions
+from ptd_core.chapter.answers import QUESTIONS, RECORDS, Answer, answer, asked, questions, together
 from ptd_core.chapter.claims import ledger_table
 from ptd_core.chapter.equal_accuracy import equal_table, equals
 from ptd_core.chapter.judging import NOT_TESTED, arm_name
@@ -36,7 +36,7 @@ from ptd_core.views.times import times_figure
 __all__ = [
     "Again", "Feedback", "FewerTokens", "accuracies", "attention", "chances", "differences", "effects",
     "equal_accuracy", "fewer_tokens", "finding", "found", "ledger", "looked_again", "pays", "read_again",
-    "recommended", "status", "times", "times_table",
+    "recommended", "status", "times", "times_table", "together",
 ]  # fmt: skip
 
 

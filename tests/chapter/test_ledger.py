@@ -193,6 +193,21 @@ def test_answers_are_read_from_tables(tmp_path):
         answer("directions")
 
 
+def test_the_same_arms_of_two_questions_are_taken_together():
+    """Seeds 0 to 4 of one, 5 to 19 of the other; what has the name of an arm and another recipe is not that arm."""
+    accuracies = [40.0 + seed for seed in range(20)]
+    arms = {"all_tokens": accuracies, "steps_40_block_0": [v + 1 for v in accuracies], "steps_25": accuracies}
+    chose = made_up("steeper", arms)
+    fresh = made_up("confirm", {arm: arms[arm] for arm in ("all_tokens", "steps_40_block_0")})
+    both = evidence.together(fresh, chose)
+    assert both.effect("steps_40_block_0", "all_tokens").seeds == tuple(range(20))
+    assert both.cell("steps_25") is None and len(both.runs) == 40
+    other = dataclasses.replace(chose, runs=[dataclasses.replace(run, fingerprint="other") for run in chose.runs])
+    assert evidence.together(fresh, other).runs == fresh.runs
+    again = dataclasses.replace(fresh, runs=[dataclasses.replace(run, test_accuracy=0.0) for run in fresh.runs])
+    assert evidence.together(fresh, again).runs == fresh.runs
+
+
 def test_every_question_says_what_it_asks():
     assert set(questions()) == {path.stem for path in QUESTIONS.glob("*.yaml")}
     for question in questions():

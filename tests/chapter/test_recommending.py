@@ -9,6 +9,7 @@ from made_up import made_up
 from ptd_core.chapter import evidence
 from ptd_core.chapter.answers import RECORDS, answer
 from ptd_core.chapter.recommending import candidates, recommended
+from ptd_core.paths import PROJECT_ROOT
 
 WHOLE = [40.0, 41.0, 39.0, 40.5, 40.2]
 FULL_TIME = ("all_tokens_17", "all_tokens_16", "all_tokens_15", "all_tokens_13", "all_tokens_11")
@@ -155,6 +156,24 @@ def test_what_is_confirmed_is_what_the_published_records_say():
     best = max((one for one in found if one.hopeful), key=lambda one: one.saving)
     (arm,) = (one for one in answer("confirm").recipes if not one.startswith("all_tokens"))
     assert (len(found), best.arm) == (14, arm)
+
+
+def test_readme_and_chapter_say_what_was_confirmed():
+    """No loss is not shown, and the arm beats equal time, as do all 14 arms."""
+    (one,) = candidates(answer("confirm"))
+    assert one.decided and len(one.loss.seeds) == 15 and not one.no_loss and not one.loss_shown and one.beats_equal_time
+    arms = [arm for question in ("direction", "steeper") for arm in candidates(answer(question))]
+    assert len(arms) == 14 and all(arm.beats_equal_time for arm in arms) and not any(arm.no_loss for arm in arms)
+    readme = " ".join((PROJECT_ROOT / "README.md").read_text(encoding="utf-8").split())
+    said = (
+        f"All tokens take {one.saving:.2f}x its operations. Against all tokens in as much time it gains "
+        f"{one.gain.mean:.2f} points ({one.gain.t_low:.2f} to {one.gain.t_high:.2f}); against all tokens in as many "
+        f"epochs {one.loss.mean:+.2f} ({one.loss.t_low:+.2f} to {one.loss.t_high:+.2f})"
+    )
+    assert said in readme and "One of 14 arms was trained again with 15 seeds" in readme
+    assert str(one.loss.seeds) == str(tuple(range(5, 20)))
+    chapter = (PROJECT_ROOT / "book" / "evidence.py").read_text(encoding="utf-8")
+    assert "No loss is seen, and that there is none is not shown." in chapter
 
 
 def test_chances_are_those_of_the_noncentral_t():

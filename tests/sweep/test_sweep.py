@@ -1,28 +1,24 @@
 """Sweeps on real Dask clusters: every run is done once, whatever happens to its worker; failures and stops are told."""
 
-import contextlib
 import csv
 import dataclasses
 import json
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import time
 
-import dask
 import forked
 import nbformat
 import pytest
 import torch
 import yaml
 from conftest import TINY
-from distributed import SpecCluster
 
-from ptd_core.errors import DeviceError, OutputError
+from ptd_core.errors import OutputError
 from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.progress import Progress
 from ptd_core.recipe import Recipe
@@ -32,15 +28,15 @@ from ptd_core.records.finished_runs import read_runs
 from ptd_core.records.folders import RunFolder
 from ptd_core.records.statistics import mean_and_sd
 from ptd_core.run import execute
-from ptd_core.sweep import cluster as sweep_cluster
 from ptd_core.sweep.__main__ import main
-from ptd_core.sweep.cluster import local_client, worker_environments
+from ptd_core.sweep.cluster import local_client
 from ptd_core.sweep.outcome import finished
 from ptd_core.sweep.plan import read_plan
 from ptd_core.sweep.tasks import run_all
 
 EPOCHS = 6  # enough of them that a worker killed after the first is killed in the middle
 TIMES = [name for name in history.FIELDS if "second" in name]
+pytestmark = pytest.mark.usefixtures("forked_workers")
 
 
 def write_sweep(folder, text, **settings):
@@ -62,16 +58,8 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forked_workers():
-    """Workers that this process starts need not import PyTorch again."""
-    forked.server()
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        yield
-
-
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
+def killed(tmp_path_factory, forked_workers):
     """A sweep of four runs on two workers, one of which is killed when its first run has done its first epoch."""
     folder = tmp_path_factory.mktemp("sweep")
     path = write_sweep(folder, "{base: base.yaml, factors: {drop_final: [0.25, 0.5]}, seeds: [0, 1]}")
@@ -270,65 +258,6 @@ def test_interrupt_ends_all_processes_and_the_same_command_resumes(tmp_path):
     assert "2 of 2 runs are finished" in again.stdout
     for planned in read_plan(path).runs:
         assert [row.epoch for row in records(planned.recipe)] == list(range(EPOCHS))
-
-
-@pytest.mark.parametrize(
-    ("visible", "workers", "expected"),
-    [(None, None, ["0", "1"]), ("3,5", None, ["3", "5"]), ("3,5", 1, ["3"]), ("GPU-a,GPU-b", 2, ["GPU-a", "GPU-b"])],
-)
-def test_each_worker_sees_one_cuda_device(monkeypatch, visible, workers, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    if visible is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    environments = worker_environments("auto", workers, threads=1)
-    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == expected
-    assert worker_environments("cpu", 3, threads=1) == [{}, {}, {}]
-    with pytest.raises(DeviceError, match="--workers 3: this machine has 2 cuda devices"):
-        worker_environments("auto", 3, threads=1)
-
-
-def test_workers_on_the_cpu_fill_the_cores(monkeypatch):
-    monkeypatch.setattr(sweep_cluster, "CPU_COUNT", 7)
-    assert [len(worker_environments("cpu", None, threads)) for threads in (1, 2, 3, 9)] == [7, 3, 2, 1]
-    assert len(worker_environments("cpu", 2, 1)) == 2
-
-
-def test_workers_of_a_cluster_without_gpus(capfd, recwarn, monkeypatch):
-    """Reachable from this machine only, deaf to Ctrl-C; the dashboard takes a free port where its own is busy."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # what the user has set counts more
-    with socket.socket() as busy:
-        with contextlib.suppress(OSError):  # somebody else has it: as good
-            busy.bind(("127.0.0.1", 8787))
-            busy.listen()
-        with local_client("cpu", 2, threads=3, allowed_failures=3) as client:
-            workers = client.scheduler_info(n_workers=-1)["workers"]
-            assert client.dashboard_link.startswith("http://127.0.0.1:") and ":8787" not in client.dashboard_link
-            assert client.scheduler.address.startswith("tcp://127.0.0.1:")
-            assert set(client.run(signal.getsignal, signal.SIGINT).values()) == {signal.SIG_IGN}
-            assert set(client.run(os.environ.get, "OMP_NUM_THREADS").values()) == {"3"}
-    assert len(workers) == 2
-    for address, worker in workers.items():
-        assert address.startswith("tcp://127.0.0.1:") and worker["resources"] == {"device": 1}
-        assert worker["nthreads"] == 1 and worker["memory_limit"] == 0
-    assert capfd.readouterr() == ("", "") and not [warning for warning in recwarn if "Port" in str(warning.message)]
-
-
-def test_a_worker_that_is_slow_to_die_is_no_error(monkeypatch):
-    """As on a machine that is too busy: Dask's own patience ends, and what the sweep raised is what is told."""
-    closed, close = [], SpecCluster.close
-
-    def slow(cluster, *arguments, **options):
-        close(cluster, *arguments, **options)
-        closed.append(cluster)
-        raise TimeoutError
-
-    monkeypatch.setattr(SpecCluster, "close", slow)
-    with pytest.raises(KeyboardInterrupt), local_client("cpu", 1, threads=1, allowed_failures=1):
-        raise KeyboardInterrupt
-    assert closed
 
 
 def test_the_command_without_a_sweep_needs_neither_dask_nor_jupyter():
