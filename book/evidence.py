@@ -237,6 +237,23 @@ findings = """
 evidence.finding(evidence.together(confirm, steeper), findings)
 
 # %% [markdown]
+# The other arm worth confirming saves less. It is asked likewise, with the same seeds and beside the same runs of all
+# tokens. Two arms have two chances to pass by luck, and their controls have runs in common.
+
+# %%
+confirm_in_block_1 = evidence.found("confirm_in_block_1", again)
+evidence.status(confirm_in_block_1)
+
+# %%
+evidence.chances(direction, confirm_in_block_1)
+
+# %%
+evidence.differences(confirm_in_block_1)
+
+# %%
+evidence.recommended(confirm_in_block_1)
+
+# %% [markdown]
 # ## Which way of training, then?
 #
 # No loss is seen, and that there is none is not shown. So no way of training is recommended here as one that loses

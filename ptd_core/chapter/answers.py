@@ -77,7 +77,7 @@ class Answer:
 def questions() -> list[str]:
     """The names of all questions, those that others build on first."""
     order = (
-        "control", "own_effect", "direction", "steeper", "confirm",
+        "control", "own_effect", "direction", "steeper", "confirm", "confirm_in_block_1",
         "speed", "scores", "scores_five_seeds", "place", "curriculum",
     )  # fmt: skip
     names = {path.stem for path in QUESTIONS.glob("*.yaml")}

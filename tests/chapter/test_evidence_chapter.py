@@ -45,10 +45,13 @@ def test_it_shows_what_is_published(tmp_path):
     outputs = executed(tmp_path)
     texts = shown(outputs, "text/markdown")
     questions = [text for text in texts if text.startswith("```text\n")]
-    assert len(questions) == 11 and all(text.endswith("runs are recorded.") for text in questions)
+    assert len(questions) == 12 and all(text.endswith("runs are recorded.") for text in questions)
     (ledger,) = [text for text in texts if "| verdict |" in text and "original" in text]
     assert all(line.rsplit(" | ", 1)[1].removesuffix(" |") in VERDICTS for line in ledger.splitlines()[2:])
-    with_effects = ("own_effect", "direction", "steeper", "confirm", "scores", "place", "curriculum", "transfer")
+    with_effects = (
+        "own_effect", "direction", "steeper", "confirm", "confirm_in_block_1", "scores", "place", "curriculum",
+        "transfer",
+    )  # fmt: skip
     drawn = sum(bool(answer(name).effects) for name in with_effects)
     drawn += sum(bool(answer(name).runs) for name in ("control", "direction", "steeper"))
     drawn += sum((RECORDS / name).exists() for name in ("feedback/feedback.csv", "fewer_tokens/evaluation.csv"))

@@ -14,7 +14,7 @@ from ptd_core.sweep.plan import read_plan
 
 SWEEPS = PROJECT_ROOT / "parameters" / "sweeps"
 TWINS = sorted((SWEEPS / "full").glob("*.yaml"))
-IN_EQUAL_TIME = [path for path in SWEEPS.glob("*/*.yaml") if path.stem.endswith(("direction", "steeper", "confirm"))]
+IN_EQUAL_TIME = [path for path in SWEEPS.glob("*/*.yaml") if re.search("direction|steeper|confirm", path.stem)]
 IN_EPOCHS = {"epochs", "drop_start", "drop_end"}
 FIXED = {"speed": {"epoch_images"}, "feedback": {"weights_every"}, "transfer": {"dataset", *IN_EPOCHS}}  # of twins
 
