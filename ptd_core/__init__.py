@@ -14,7 +14,7 @@ from ptd_core.load import load_model
 from ptd_core.model import HybridViT
 from ptd_core.recipe import Recipe
 from ptd_core.run import execute
-from ptd_core.schedule import DropSchedule
+from ptd_core.schedule import DropSchedule, Stages
 from ptd_core.token_drop import TokenDrop, TokenDropViT
 from ptd_core.trainer import Trainer
 from ptd_core.vits import registration  # noqa: F401  with timm
@@ -23,6 +23,7 @@ __all__ = [
     "DropSchedule",
     "HybridViT",
     "Recipe",
+    "Stages",
     "TokenDrop",
     "TokenDropViT",
     "Trainer",

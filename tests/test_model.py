@@ -89,7 +89,8 @@ def test_it_is_built_on_the_meta_device():
 
 def test_the_packages_front_names_the_heart():
     assert set(ptd_core.__all__) == {
-        "DropSchedule", "HybridViT", "Recipe", "TokenDrop", "TokenDropViT", "Trainer", "execute", "load_model",
+        "DropSchedule", "HybridViT", "Recipe", "Stages", "TokenDrop", "TokenDropViT", "Trainer", "execute",
+        "load_model",
     }  # fmt: skip
     assert all(hasattr(ptd_core, name) for name in ptd_core.__all__)
 

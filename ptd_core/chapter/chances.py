@@ -14,22 +14,23 @@ LOSSES = (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2)  # true differences from all tokens, 
 DRAWS = 100_000
 
 
-def chances(before: Answer, after: Answer) -> str:
-    """Markdown: each arm that `after` confirms, and how likely no loss is shown of it there, for each of LOSSES.
+def chances(after: Answer, *before: Answer) -> str:
+    """Markdown: how likely `after` shows no loss of its arm, for each of LOSSES, if differences are normal and their
+    standard deviation is that of a question before.
 
-    If the differences between seeds are normal and vary as they do in `before`; by draws, the same ones each time.
-    Empty if nothing is recorded there.
+    There it is that of the same arm, or, where only one arm was asked about, that of this one. By draws, the same ones
+    each time. Empty if nothing is recorded there.
     """
-    known = {one.arm: one.loss for one in candidates(before) if one.loss and one.loss.spread}
-    arms = [arm for arm in after.recipes if arm in known]
-    if not arms:
-        return ""
     rows = []
-    for arm in arms:
-        sd = statistics.stdev(known[arm].differences)
-        shares = _of_no_loss(sd, len(after.seeds))
-        rows.append([arm, f"{sd:.2f} points", *(f"{100 * share:.0f} %" for share in shares)])
-    return markdown_table(["arm", "varies by", *(f"{loss:+.1f} points" for loss in LOSSES)], rows)
+    for one in before:
+        known = [arm for arm in candidates(one) if arm.loss and arm.loss.spread]
+        alike = [arm for arm in known if arm.arm in after.recipes] or known * (len(known) == 1)
+        for arm in alike:
+            sd = statistics.stdev(arm.loss.differences)
+            shares = (f"{100 * share:.0f} %" for share in _of_no_loss(sd, len(after.seeds)))
+            rows.append([f"{arm.arm}, {one.question}", len(arm.loss.seeds), f"{sd:.2f} points", *shares])
+    header = ["differences of", "seeds", "standard deviation", *(f"{loss:+.1f} points" for loss in LOSSES)]
+    return markdown_table(header, rows) if rows else ""
 
 
 def _of_no_loss(sd: float, seeds: int) -> list[float]:

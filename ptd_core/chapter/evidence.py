@@ -141,10 +141,10 @@ def equal_accuracy(one: Answer, *others: Answer) -> Markdown:
     return Markdown(equal_table(found)) if (found := equals(one, *others)) else _nothing(one)
 
 
-def chances(before: Answer, after: Answer) -> Markdown:
-    """How likely an arm passes with the seeds of `after`, by how its differences vary in `before`."""
-    found = power.chances(before, after)
-    return Markdown(found) if found else _nothing(before)
+def chances(after: Answer, *before: Answer) -> Markdown:
+    """How likely an arm passes with the seeds of `after`, by how differences vary in the questions before."""
+    found = power.chances(after, *before)
+    return Markdown(found) if found else _nothing(before[0])
 
 
 def finding(one: Answer, sentences: str) -> Markdown:

@@ -109,5 +109,5 @@ def test_readme_says_what_is_saved():
     readme = " ".join((PROJECT_ROOT / "README.md").read_text(encoding="utf-8").split())
     ptd = found(answer("direction"), "ptd")
     faster = [f"{value / ptd.cost:.2f}x" for value in (ptd.needed, ptd.low, ptd.high)]
-    assert "{} its operations to reach as much (95 % interval {} to beyond {})".format(*faster) in readme
+    assert "{} its operations to reach the same accuracy (95 % interval {} to beyond {}, ".format(*faster) in readme
     assert ptd.high == ptd.most and len(ptd.seeds) == 5

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import statistics
 
 import pytest
 from made_up import made_up, operations
@@ -165,12 +166,23 @@ def test_a_finding_has_its_numbers_and_verdicts_from_the_records():
     saved = one.cell("plain").runs[0].training_flops / one.cell("ptd_only").runs[0].training_flops
     assert evidence.finding(one, "{ptd_only-plain:saving}").data == f"{saved:.2f}x" != "1.00x"
     less = made_up("own_effect", {"plain": PLAIN[:1], "ptd_only": PLAIN[:1]})
-    said = evidence.finding(less, "{ptd_only-plain}, {mix-plain}, {mix}, {mix-plain:saving}").data
-    assert said == "+0.00 points, one seed" + 3 * ", (not recorded yet)"
+    said = evidence.finding(less, "{ptd_only-plain}, {mix-plain}, {mix}, {mix-plain:saving}, {plain:sd}").data
+    assert said == "+0.00 points, one seed" + 4 * ", (not recorded yet)"
     for sentence, words in (("{ptd_onyl-plain}", "did you mean ptd_only"), ("{plain-mix-ptd_mix}", "name one arm"),
-                            ("{mix-plain:gpa}", "is no result"), ("{mix:saving}", "control saving")):  # fmt: skip
+                            ("{mix-plain:gpa}", "is no result"), ("{mix:saving}", "control size, range")):  # fmt: skip
         with pytest.raises(SweepError, match=words):
             evidence.finding(one, sentence)
+
+
+def test_a_finding_has_more_than_means():
+    one = made_up("own_effect", {"plain": PLAIN, "ptd_only": [v - 1 for v in PLAIN[:4]] + [PLAIN[4] + 2]})
+    assert evidence.finding(one, "{ptd_only-plain:range}").data == "-1.00 to +2.00 points"
+    assert evidence.finding(one, "{plain:sd}").data == f"{statistics.stdev(PLAIN):.2f} points"
+    alike = made_up("own_effect", {"plain": PLAIN, "ptd_only": [v - 1 for v in PLAIN]}, seconds={"plain": 15.0})
+    assert evidence.finding(alike, "{ptd_only-plain:size}").data == (
+        "-1.00 points (95 % interval -1.00 to -1.00, n = 5)"
+    )
+    assert evidence.finding(alike, "{ptd_only-plain:clock}").data == "1.50x"
 
 
 def test_nothing_is_shown_where_nothing_is_recorded():
