@@ -279,8 +279,8 @@ card = """
 - **What it gives.** All tokens in as many epochs take {steps_40_block_0-all_tokens:saving} its operations. Against
   them: {steps_40_block_0-all_tokens:size}. Against all tokens in as much time:
   {steps_40_block_0-all_tokens_14:size}. That is what all tokens lose without the epochs left out
-  ({all_tokens-all_tokens_14:size}); in longer trainings, which were not run, the last epochs bring less, and so would
-  this.
+  ({all_tokens-all_tokens_14:size}). Where the last epochs bring less, as they may in longer trainings, which were not
+  run, this would be less too.
 - **Settings.** `drop_block=0 drop_shape=steps "drop_stages=.4/.7/1 at 45/40/15"`, everything else as it was. In a loop
   of your own `TokenDrop(blocks=(0,))` and `DropSchedule(shape="steps", epochs=epochs, stages=Stages((0.4, 0.7, 1.0),
   (45, 40, 15)))`. Of steps few others were tried: 25, 40 and 50 % in block 1.

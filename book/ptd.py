@@ -243,9 +243,8 @@ notebook.show_code(
 # %%
 from ptd_core.views.dropping import Dropping
 
-dropping = Dropping.of(recipe)
-kept_of_all = dropping.keep_at(dropping.ratio) or (recipe.vit.patch_tokens,)
-block_figure(recipe.vit.patch_tokens, kept_of_all[0])
+keep = recipe.keep_at(Dropping.of(recipe).ratio) if any(recipe.keeps) else (recipe.vit.patch_tokens,)
+block_figure(recipe.vit.patch_tokens, keep[0])
 
 # %%
 from ptd_core.token_drop import TokenDropViT

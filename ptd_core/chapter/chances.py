@@ -24,7 +24,7 @@ def chances(after: Answer, *before: Answer) -> str:
     rows = []
     for one in before:
         known = [arm for arm in candidates(one) if arm.loss and arm.loss.spread]
-        alike = [arm for arm in known if arm.arm in after.recipes] or known * (len(known) == 1)
+        alike = [arm for arm in known if arm.arm in after.recipes] or (known if len(known) == 1 else [])
         for arm in alike:
             sd = statistics.stdev(arm.loss.differences)
             shares = (f"{100 * share:.0f} %" for share in _of_no_loss(sd, len(after.seeds)))

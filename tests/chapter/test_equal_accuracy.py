@@ -9,6 +9,7 @@ from made_up import made_up
 from ptd_core.chapter import evidence
 from ptd_core.chapter.answers import answer
 from ptd_core.chapter.equal_accuracy import equal_table, equals
+from ptd_core.chapter.recommending import candidates
 from ptd_core.paths import PROJECT_ROOT
 
 EPOCHS = (20, 17, 16, 15, 13, 11)
@@ -107,7 +108,20 @@ def test_published_arms_are_all_there():
 
 def test_readme_says_what_is_saved():
     readme = " ".join((PROJECT_ROOT / "README.md").read_text(encoding="utf-8").split())
-    ptd = found(answer("direction"), "ptd")
-    faster = [f"{value / ptd.cost:.2f}x" for value in (ptd.needed, ptd.low, ptd.high)]
-    assert "{} its operations to reach the same accuracy (95 % interval {} to beyond {}, ".format(*faster) in readme
-    assert ptd.high == ptd.most and len(ptd.seeds) == 5
+    one = answer("direction")
+    ptd, both = found(one, "ptd"), found(one, "sizes_and_steps")
+    faster = {
+        equal.arm: [f"{v / equal.cost:.2f}x" for v in (equal.needed, equal.low, equal.high)] for equal in equals(one)
+    }
+    assert "{} PTD's operations (95 % interval {} to beyond {}, all of its epochs)".format(*faster["ptd"]) in readme
+    assert ptd.high == ptd.most and both.high < both.most and len(ptd.seeds) == len(both.seeds) == 5
+    assert ptd.most == 1.0  # all epochs
+    loss = one.effect("sizes_and_steps", "all_tokens")
+    assert "{} ({} to {}), and lose {:.2f} points ({:.2f} to {:.2f})".format(
+        *faster["sizes_and_steps"], -loss.mean, -loss.t_high, -loss.t_low
+    ) in readme  # fmt: skip
+    steeper = answer("steeper")
+    arms = candidates(one) + candidates(steeper)
+    assert "save most of 14 arms" in readme and len(arms) == 14 and not any(arm.no_loss for arm in arms)
+    assert all(arm.beats_equal_time for arm in arms)  # as the chapter's summary says
+    assert both == max(equals(one) + equals(steeper, one), key=lambda equal: equal.needed / equal.cost)

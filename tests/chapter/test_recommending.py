@@ -166,12 +166,8 @@ def test_what_is_confirmed_is_what_the_published_records_say():
     assert f"saves less ({best[1].saving:.2f}x" in " ".join(answers.asked("confirm_in_block_1").split())
 
 
-def test_readme_and_chapter_say_what_was_confirmed():
-    """No loss is not shown, and the arm beats equal time, as do all 14 arms."""
+def test_readme_says_what_was_confirmed():
     (one,) = candidates(answer("confirm"))
-    assert one.decided and len(one.loss.seeds) == 15 and not one.no_loss and not one.loss_shown and one.beats_equal_time
-    arms = [arm for question in ("direction", "steeper") for arm in candidates(answer(question))]
-    assert len(arms) == 14 and all(arm.beats_equal_time for arm in arms) and not any(arm.no_loss for arm in arms)
     readme = " ".join((PROJECT_ROOT / "README.md").read_text(encoding="utf-8").split())
     size = "{0.mean:.2f} points ({0.t_low:.2f} to {0.t_high:.2f})"
     said = [
@@ -183,12 +179,25 @@ def test_readme_and_chapter_say_what_was_confirmed():
     assert [sentence for sentence in said if sentence not in readme] == []
     epochs = answer("confirm").effect("all_tokens", "all_tokens_14")
     assert f"{epochs.mean:.2f}" == f"{one.gain.mean:.2f}"
+    chances = evidence.chances(answer("confirm"), answer("steeper")).data.splitlines()
+    zero = chances[0].split(" | ").index("+0.0 points")
+    assert "a chance of about one in two" in readme and 45 < int(chances[2].split(" | ")[zero].rstrip(" %")) < 55
+
+
+def test_what_the_chapter_says_of_its_arms_is_recorded():
+    """In words, so that no number there would follow the records."""
+    (one,) = candidates(answer("confirm"))
+    assert one.loss.seeds == tuple(range(5, 20)) and one.decided and one.beats_equal_time
+    assert not one.no_loss and not one.loss_shown and f"{one.loss.mean:.1f}" == "0.0"  # "zero, and reaches below"
+    more = [
+        (arm, question.recipes[arm.arm])
+        for question in (answer("direction"), answer("steeper"))
+        for arm in candidates(question)
+        if arm.saving > one.saving + 1e-9
+    ]
+    assert len(more) == 3 and all(recipe.size_stages and arm.loss.t_high < 0 for arm, recipe in more)
     fine_tuned = answer("transfer").effect("all_then_ptd", "all_then_all")
-    assert fine_tuned.t_high < 0  # "did worse", the chapter says
-    assert str(one.loss.seeds) == str(tuple(range(5, 20)))
-    chapter = (PROJECT_ROOT / "book" / "evidence.py").read_text(encoding="utf-8")
-    assert "its mean difference is zero, and its interval reaches below -0.3" in chapter
-    assert f"{one.loss.mean:.1f}" == "0.0"
+    assert fine_tuned.t_high < 0  # "did worse"
 
 
 def test_chances_are_those_of_the_noncentral_t():
