@@ -224,6 +224,7 @@ def test_chances_are_also_those_of_another_arm_if_it_was_asked_about_alone():
     assert other.startswith("| steps_40_block_0, confirm | 15 | 0.07 points | ")
     both = evidence.chances(answer("confirm_in_block_1"), many, one).data.splitlines()
     assert [line.split(" | ")[0] for line in both[2:]] == ["| steps_40, direction", "| steps_40_block_0, confirm"]
+    assert "Too little" in evidence.chances(answer("confirm"), many).data  # other arms, and several of them
 
 
 def test_nothing_is_recommended_from_nothing():
