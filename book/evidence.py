@@ -285,8 +285,8 @@ card = """
   of your own `TokenDrop(blocks=(0,))` and `DropSchedule(shape="steps", epochs=epochs, stages=Stages((0.4, 0.7, 1.0),
   (45, 40, 15)))`. Of steps few others were tried: 25, 40 and 50 % in block 1.
 - **What it costs.** In seconds of training all tokens took {steps_40_block_0-all_tokens:clock} the arm's, less than
-  operations say (two runs at once; the next section measures it). Peak memory is not smaller: the last epochs have all
-  tokens. A compiled model is compiled for three numbers of tokens.
+  operations say (two runs at once; the next section asks for one at a time). Peak memory is not smaller: the last
+  epochs have all tokens. A compiled model is compiled for three numbers of tokens.
 - **When not.** If no loss is allowed. If trained weights are fine-tuned: there PTD's curriculum did worse, see
   transfer. With windows of tokens, as in Swin, it is refused. Large models were not run.
 - **What would change this.** Another size or other data: `parameters/sweeps/full/full_confirm.yaml` asks at the
