@@ -156,3 +156,12 @@ def test_a_file_means_the_same_to_papermill(tmp_path, text):
     before = notebook.names(namespace)
     exec(injected, namespace)
     assert notebook.read_recipe(namespace, before, "ptd") == Recipe.from_yaml(path)
+
+
+def test_the_chapter_of_all_tokens_names_the_settings_that_drop():
+    steps = {"drop_shape": "steps", "drop_stages": ".4/1 at 80/20", "drop_final": 0.0}
+    with pytest.raises(RecipeError, match=r"drop_stages = \.4/1 at 80/20: .*leave out drop_shape and drop_stages"):
+        read("baseline", **steps)
+    with pytest.raises(RecipeError, match=r"drop_init = 0\.0, drop_final = 0\.35: .*set both to 0"):
+        read("baseline", drop_final=0.35)
+    assert read("baseline", drop_init=0.0, drop_final=0.0).chapter == "baseline"
