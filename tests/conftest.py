@@ -15,6 +15,7 @@ from patience import PATIENCE
 from reach import Bench
 from sketch import sketch
 
+from ptd_core.data import image_folder
 from ptd_core.data import load as data
 from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.progress import Progress
@@ -92,6 +93,19 @@ def real_jpegs():
     if not folder.exists():
         pytest.skip("real photographs are not at ../shared/cifar10_jpeg")
     return folder
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files of image folders that are decoded, as they are."""
+    seen, read = [], image_folder.read_image
+
+    def reading(file, image_size, name=""):
+        seen.append(file.name)
+        return read(file, image_size, name)
+
+    monkeypatch.setattr(image_folder, "read_image", reading)
+    return seen
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import Lines, equal, without_clocks
+from mapped import IMAGES, RUN, SIDE
 from patience import PATIENCE
 from photographs import image_folder, photograph
-from test_mapped import RUN, SIDE
 
 from ptd_core.data.load import load
 from ptd_core.run import execute
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="SIGKILL, and memory as /proc tells it"),
 ]
-IMAGES, SMALL = 48, {"image_size": SIDE, "images": "mapped"}
+SMALL = {"image_size": SIDE, "images": "mapped"}
 
 
 @pytest.fixture(scope="module")
