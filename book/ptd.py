@@ -12,7 +12,9 @@
 # **The question.** A vision transformer spends the same work on every patch of an image, also on the sky and the
 # lawn. Can it *train* on fewer patches, chosen by itself, and still use all of them when it is done?
 #
-# Progressive Token Drop (PTD) answers with three ideas:
+# Progressive Token Drop (PTD) answers with three ideas. They are those of a public repository,
+# aumkeshchaudhary/Progressive-Token-Drop-ViT, called *the original* below; it trains 3.04 million parameters on
+# CIFAR-100, for 200 epochs.
 #
 # 1. one block of the network keeps only the patch tokens that the class token attends to most;
 # 2. how many it drops follows a curriculum: none at first, then gradually more;
@@ -170,7 +172,7 @@ notebook.show_code(polynomial, rising, DropSchedule.kept_at_ratio, DropSchedule.
 
 # %% [markdown]
 # In floating point $(1 - 0.9) \cdot 100$ is a little less than 10, and its floor 9: a token would be lost to rounding.
-# Hence the $10^{-9}$.
+# Hence `SLIP`, which is $10^{-9}$. `NO_DROP` is $10^{-6}$: a smaller ratio drops nothing.
 
 # %%
 kept = [recipe.kept_tokens(epoch) for epoch in range(recipe.epochs)]
@@ -282,12 +284,13 @@ print(f"over this run's {recipe.epochs} epochs: {100 * (1 - with_drop / without)
 print(f"so operations predict training {without / with_drop:.3f}x faster")
 
 # %% [markdown]
-# The work falls more slowly than the tokens: the stem, the keys and values of the drop block, and every epoch before
-# the curriculum is done cost what they did. For the published curriculum at the published size operations predict
-# 1.193x over a run when block 0 drops, and less when a later block does (`tests/test_cost.py` computes it for every
-# block). It is a prediction and no limit: softmax and memory traffic are not in it, and a measured step may gain more.
-# The published 1.3x compares two recipes: by the original's own logs 1.10x of it came with no token dropped, and an
-# epoch fell from 225 to 202 s when a single token was dropped (257 tokens to 256): a step of the hardware.
+# The work falls more slowly than the tokens: the stem and the drop block's keys and values cost what they did, and so
+# does every epoch before the rise; during the rise only a part is saved. For the published curriculum at the published
+# size operations predict 1.193x over a run when block 0 drops, and less when a later block does (`tests/test_cost.py`
+# computes it for every block). It is a prediction and no limit: softmax and memory traffic are not in it, and a
+# measured step may gain more. The original reports 1.3x. That compares two recipes: by its own logs 1.10x of it came
+# with no token dropped, and an epoch fell from 225 to 202 s when a single token was dropped (257 tokens to 256): a jump
+# of the hardware at that number of tokens, not work that was saved.
 #
 # ## Training
 #
@@ -304,16 +307,18 @@ done = execute(recipe, dataset=data)
 notebook.results(done)
 
 # %% [markdown]
-# Was it faster? The run's own epochs before the curriculum began, which dropped nothing, show what an epoch with all
-# tokens takes here; beside it stands what operations predict. On a machine that does other work too, epochs differ by
-# more than tokens; `python -m ptd_core.bench` compares steps in turn and repeats them.
+# Was it faster? The run's own epochs that dropped nothing show what an epoch with all tokens takes here (its very
+# first, which warms up, is left out); beside it stands what operations predict. On a machine that does other work too,
+# epochs differ by more than tokens do, and a run may seem slower than with all of them; `python -m ptd_core.bench`
+# compares steps in turn and repeats them.
 
 # %%
 notebook.time_saved(done)
 
 # %% [markdown]
-# The first table has two training accuracies. The one on augmented batches is measured on distorted,
-# perhaps mixed images, while the weights still change; only the one on clean images can be compared with test accuracy.
+# The first table has two training accuracies. The one on augmented batches is measured on distorted, perhaps mixed
+# images, by the kept tokens only, while the weights still change; only the one on clean images, by all tokens, can be
+# compared with test accuracy.
 
 # %%
 from ptd_core.views.curves import accuracy_figure, loss_figure, lr_figure
@@ -328,8 +333,9 @@ print(
 )
 
 # %% [markdown]
-# The losses, in nats. The one in training has label smoothing and, if the recipe mixes, mixed labels in it, so that it
-# cannot reach 0; the averaged weights lag behind the raw ones while the network learns fast.
+# The losses, in nats. The one in training is that of the kept tokens, and has label smoothing and, if the recipe mixes,
+# mixed labels in it, so that it cannot reach 0; the averaged weights lag behind the raw ones while the network learns
+# fast.
 
 # %%
 loss_figure(done.records, done.stamp)
@@ -380,14 +386,14 @@ widgets.saliency_explorer(done)
 
 # %% [markdown]
 # With a live kernel, an image file of your own can be asked the same: add a cell with `widgets.own_image(done)`. Other
-# runs of the same shape join the comparison by name: `widgets.saliency_explorer(done, {"baseline":
-# load_model("baseline_small")})` with `from ptd_core import load_model`.
+# runs of the same shape join the comparison by name: run chapter 1 with `run = "plain"`, and here add a cell with
+# `from ptd_core import load_model` and `widgets.saliency_explorer(done, {"all tokens": load_model("plain")})`.
 
 # %% [markdown]
 # ## Beside the claims
 #
-# Is the original's result reproduced? What the original claims for CIFAR-100, 200 epochs, and what its own logs show.
-# These are not the figures of the run above, which stand in its own table.
+# What does the original claim for CIFAR-100, 200 epochs, and what do its own logs show? These are not the figures of
+# the run above, which stand in its own table; whether the claims hold here is chapter 4's question.
 
 # %%
 notebook.claims()

@@ -150,7 +150,7 @@ space_figure(methods)
 
 # %% [markdown]
 # The same as a table, computed from the files. The last column is what operations predict for a training step, forward
-# and backward, when half of the tokens are left after the last block that drops any. It is not a measured time:
+# and backward, when the last block that reduces tokens computes half of them. It is not a measured time:
 # `python -m ptd_core.bench` measures, see `figures/bench`.
 
 # %%
@@ -174,7 +174,7 @@ trainings = {"all tokens": execute(points["all tokens"], dataset=data)}
 trained = trainings["all tokens"]
 
 # %%
-picture = 0  # number of the test image that is shown
+picture = 1  # number of the test image that is shown
 block = min(1, recipe.vit.depth - 1)  # the block that is asked
 half = recipe.vit.patch_tokens // 2
 shown = space.one_image(trained, picture)
@@ -199,7 +199,7 @@ notebook.show_code(saliency.norm_score, saliency.attention_received_score, salie
 # One test image under the scores that can be asked of any trained network; light is high, each map on its own scale
 # (`SCORES` has three more: the inverse, that of the averaged model, and a running gradient). Below it, the half
 # of the tokens that the score keeps, and where the truth is known, the object's outline. *Oracle* is that truth: the
-# object's share of each token's pixels.
+# object's share of each token's pixels. Tokens beyond the object have 0, and which of these it keeps means nothing.
 
 # %%
 space.scores(trained, shown, block, half)
@@ -222,8 +222,9 @@ space.shares(trained, block)
 #
 # $$\log s_i + g_i$$
 #
-# are such a draw. A third choice ranks no token by itself, as ToE: the first half evenly over the image, and then, in
-# two rounds, those whose features are farthest from what it has.
+# are such a draw. The third choice, *greedy*, as in ToE, does not rank tokens one by one. It takes half of the wanted
+# number evenly spaced over the image and then, in two rounds, the tokens whose features are farthest from all those
+# already taken.
 
 # %%
 from ptd_core.tokens import choices, fates
@@ -265,11 +266,13 @@ notebook.show_code(fates.put_back)
 # %% [markdown]
 # ## Three methods that are no such policy
 #
-# **ToMe** compares keys. In every block each second token finds the most similar one among the others, and the closest
-# pairs become their mean, weighted by the number $n$ of patches that each stands for; attention adds $\log n$ to the
-# logits of a token, as if all its patches were still there. Only the matching is special:
+# **ToMe** compares keys. In every block every second token finds the most similar one among the others, and the closest
+# pairs become their mean, weighted by the number $n$ of patches that each stands for:
 #
 # $$x \leftarrow \frac{n_a x_a + n_b x_b}{n_a + n_b}$$
+#
+# Attention adds $\log n$ to the logits of a token, as if all its patches were still there. The one special part is the
+# matching, who merges with whom:
 
 # %%
 from ptd_core.rivals import tome
@@ -277,9 +280,9 @@ from ptd_core.rivals import tome
 notebook.show_code(tome.match)
 
 # %% [markdown]
-# **Evo-ViT** computes slow tokens, those of the highest class attention over the blocks so far. The fast ones are
-# represented by one token $f$, their weighted mean; what the block adds to it is added to each of them:
-# $x_i \leftarrow x_i + \mathrm{Block}(f) - f$.
+# **Evo-ViT** divides the tokens. *Slow* ones, of the highest class attention over the blocks so far, go through the
+# block. The *fast* ones, all others, are represented there by one token $f$, their weighted mean; what the block adds
+# to $f$ is added to each of them: $x_i \leftarrow x_i + \mathrm{Block}(f) - f$.
 #
 # **DynamicViT** learns the choice. A small predictor before a block gives each token a probability to stay; in training
 # a draw with Gumbel noise decides, and dropped tokens are masked in attention so that gradient reaches the predictor.
@@ -287,9 +290,11 @@ notebook.show_code(tome.match)
 #
 # ## Each method on one image
 #
-# What the last block that reduces tokens makes of one image, with about half of the tokens left after it. White lines
-# are the borders of tokens; a merged token is drawn in the mean colour of its patches, which need not touch. The
-# network is the one trained above, with none of these methods, and DynamicViT's predictor has learned nothing yet.
+# What the last block that reduces tokens makes of one image, when it computes about half of them. Above each picture
+# stands for how many patch tokens that block's MLP computes; EViT and Evo-ViT have one more, which stands for the rest.
+# White lines are the borders of tokens; a merged token is drawn in the mean colour of its patches, which need not
+# touch. The network is the one trained above, with none of these methods, and DynamicViT's predictor has learned
+# nothing yet.
 
 # %%
 space.fates(trained, shown, methods)
@@ -316,8 +321,9 @@ from ptd_core.views.space import place_figure
 place_figure(recipe, len(data.classes))
 
 # %% [markdown]
-# Dropping early saves more, but the choice is made with less knowledge. A block that is skipped saves only itself, and
-# here the kept tokens still attend to those that skip it; random-LTD's skip before the block and save a little more.
+# Dropping early saves more, but the choice is made with less knowledge. If tokens skip one block, only that block gets
+# cheaper. In this figure the kept tokens still attend to those that skip it; in random-LTD they do not, which saves a
+# little more.
 #
 # ## Schedule: how many, and when?
 #
@@ -352,8 +358,8 @@ courses_figure(courses, length)
 #
 # ## Cost against kept tokens
 #
-# What each method's training step takes at equally many tokens after its last drop, relative to all tokens. Solid
-# lines come from closed formulas, dashed ones are counted by torch on a model without data.
+# What each method's training step takes, relative to all tokens, where the last blocks that reduce tokens compute
+# equally many. Solid lines come from closed formulas, dashed ones are counted by torch on a model without data.
 
 # %%
 from ptd_core.evaluation.methods import keep_of
@@ -374,10 +380,10 @@ trainings |= {name: execute(point, dataset=data) for name, point in points.items
 space.compared(trainings)
 
 # %% [markdown]
-# One seed, one short training, 500 test images: an accuracy is known to about 4 points, so points that lie nearer
-# cannot be told apart, and `seed = 1` moves them. The shares are those of the block that drops, each in the network
-# that was trained on its own choice; the curves above asked another block of the one network that was trained with all
-# tokens.
+# One seed, one short training, 500 test images: an accuracy is known to about 4 points and a difference of two to about
+# 6, so points that lie nearer cannot be told apart, and `seed = 1` moves them. The dotted line is chance. The shares
+# are those of the block that drops, each in the network that was trained on its own choice; the curves above asked
+# another block of the one network that was trained with all tokens.
 #
 # Look for yourself at the point of class attention; `trainings` has the others:
 
@@ -403,7 +409,9 @@ widgets.saliency_explorer(trainings.get("class_attention", trained))
 # 2. Write `parameters/space/mine.yaml`: random tokens that are merged, in block 1, few first. Where is its line?
 # 3. Set `drop_final = 0.75`. Does the order of the trained points change?
 # 4. Set `drop_choice = "sample"`. Does the share of the object fall, does accuracy?
-# 5. Write a score of your own: one function and its key in `SCORES` of `ptd_core/saliency.py`. Does it beat the centre?
+# 5. Write a score of your own: one function and its key in `SCORES` of `ptd_core/saliency.py` (in `ASK_ATTENTION` too,
+#    if it looks at attention). Restart the kernel and set `drop_score` to the key: it becomes one of the trained
+#    points. Does it keep more of the object than the centre?
 #
 # ## Sources
 #

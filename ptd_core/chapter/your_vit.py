@@ -118,7 +118,7 @@ def predicted(found: dict[str, Recipe], classes: int) -> Markdown:
         ours, whole = recipe.training_cost(classes)
         fewest = min(recipe.kept_tokens(epoch) for epoch in range(recipe.epochs))
         rows.append([name, f"{fewest} of {recipe.vit.patch_tokens}", f"{ours / whole:.3f}", f"{whole / ours:.3f}x"])
-    return table(["policy", "fewest tokens kept", "operations of the training", "faster by"], rows)
+    return table(["policy", "fewest tokens kept", "operations, all tokens = 1", "faster by"], rows)
 
 
 def facts(recipe: Recipe, classes: int) -> Markdown:
@@ -170,7 +170,7 @@ def measured(found: dict[str, Recipe], rounds: int = 3) -> Measured:
     how = {name: "operations" if recipe.size_stages else "measured" for name, recipe in found.items()}
     rows = [[name, f"{one:.3f}", f"{1 / one:.3f}x", how[name]] for name, one in costs.items()]
     print(f"a step with all tokens: {whole.median:.3f} s on {work.device}, ±{100 * whole.spread:.0f} % between rounds")
-    return Measured(whole.median, costs, table(["policy", "time of the training", "faster by", "by"], rows))
+    return Measured(whole.median, costs, table(["policy", "time, all tokens = 1", "faster by", "by"], rows))
 
 
 def arms(recipe: Recipe, share: float) -> dict[str, Recipe]:

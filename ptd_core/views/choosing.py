@@ -87,7 +87,7 @@ def points_figure(points: dict[str, tuple[float, float, float]], chance: float, 
             axes.plot(share, accuracy, marker, color=colour)
         right.plot(faster, accuracy, marker, color=colour, label=score_name(name))
     for axes in (*left, right):
-        axes.axhline(chance, color=GREY, linestyle=":")
+        axes.axhline(chance, color=GREY, linestyle=":", label="chance" if axes is right else None)
         axes.grid()
     for axes in left:
         axes.set_xlabel("object pixels under kept tokens (%)")

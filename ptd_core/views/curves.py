@@ -16,11 +16,12 @@ def accuracy_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
     """Test accuracy of both sets of weights and training accuracy of both kinds, in percent over epochs."""
     figure = new_figure(stamp)
     axes = figure.subplots()
+    weights = "averaged" if any(record.ema_test_accuracy == record.ema_test_accuracy for record in records) else "raw"
     _line(axes, records, "train_accuracy", "train, augmented batch, own label", GREY, ":")
-    _line(axes, records, "clean_train_accuracy", "train, clean images", GREEN, "--")
+    _line(axes, records, "clean_train_accuracy", f"train, clean images, {weights} weights", GREEN, "--")
     _line(axes, records, "test_accuracy", "test, raw weights", ORANGE, "-")
     _line(axes, records, "ema_test_accuracy", "test, averaged weights", BLUE, "-")
-    axes.set(xlabel="epoch", ylabel="accuracy (%)")
+    axes.set(xlabel="epochs trained", ylabel="accuracy (%)")
     _finish(axes)
     return figure
 
@@ -33,7 +34,7 @@ def loss_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
     _line(axes, records, "train_loss", "train (augmented, smoothed labels)", GREY, ":")
     _line(axes, records, "test_loss", "test, raw weights", ORANGE, "-")
     _line(axes, records, "ema_test_loss", "test, averaged weights", BLUE, "-")
-    axes.set(xlabel="epoch", ylabel="cross-entropy (nats)")
+    axes.set(xlabel="epochs trained", ylabel="cross-entropy (nats)")
     _finish(axes)
     return figure
 
@@ -44,7 +45,7 @@ def lr_figure(records: list[EpochRecord], stamp: str = "") -> Figure:
     figure = new_figure(stamp)
     axes = figure.subplots()
     _line(axes, records, "lr", "learning rate at the end of the epoch", BLUE, "-")
-    axes.set(xlabel="epoch", ylabel="learning rate")
+    axes.set(xlabel="epochs trained", ylabel="learning rate")
     axes.ticklabel_format(axis="y", scilimits=(0, 0))
     _finish(axes)
     return figure

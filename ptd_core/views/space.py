@@ -163,7 +163,7 @@ def cost_figure(methods: dict[str, Recipe], classes: int, keeps: Keeps) -> Figur
         axes.plot(points.keys(), points.values(), style, color=colour, marker=marker, fillstyle="none",
                   label=method_name(name))  # fmt: skip
     axes.axhline(100, color=GREY, linewidth=1)
-    axes.set(xlabel="patch tokens after the last drop (%)", ylabel="operations of a training step (%)")
+    axes.set(xlabel="patch tokens computed by the last block that reduces (%)", ylabel="operations of a step (%)")
     axes.grid()
     figure.legend(loc="outside right")
     return figure
@@ -175,6 +175,7 @@ def axis_rows(methods: dict[str, Recipe], classes: int, keeps: Keeps) -> list[li
     rows = []
     for name, recipe in methods.items():
         gain = recipe.cost(classes).training / recipe.cost(classes, keeps(recipe, 0.5)).training
-        blocks = "all blocks" if recipe.drop_method == "tome" else blocks_name(recipe.token_drop.blocks)
+        named = blocks_name(recipe.token_drop.blocks)
+        blocks = {"tome": "all blocks", "evo_vit": f"from {named} on"}.get(recipe.drop_method, named)
         rows.append([method_name(name), *traits(recipe).values(), blocks, f"{gain:.3f}x"])
     return rows

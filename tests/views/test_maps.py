@@ -145,8 +145,8 @@ def test_smaller_images_are_shown_by_what_is_kept_of_whole_ones(tiny):
 
 
 def test_accuracy_figure_leaves_out_what_was_not_measured():
-    def record(epoch, test, ema=NAN):
-        return EpochRecord(epoch, 0.1, 0.0, 64, 2.0, 10.0 + epoch, NAN, 2.0, test, NAN, ema, 1.0, 0.1, 1.0, 1.0)
+    def record(epoch, test, ema=NAN, clean=NAN):
+        return EpochRecord(epoch, 0.1, 0.0, 64, 2.0, 10.0 + epoch, clean, 2.0, test, NAN, ema, 1.0, 0.1, 1.0, 1.0)
 
     (axes,) = accuracy_figure([record(0, NAN), record(1, 30.0), record(2, 40.0)]).axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
@@ -154,6 +154,9 @@ def test_accuracy_figure_leaves_out_what_was_not_measured():
         "train, augmented batch, own label": [[1, 10.0], [2, 11.0], [3, 12.0]],
         "test, raw weights": [[2, 30.0], [3, 40.0]],
     }
+    for ema, weights in ((NAN, "raw"), (35.0, "averaged")):  # those that the results stand for
+        (axes,) = accuracy_figure([record(0, 30.0, ema, clean=40.0)]).axes
+        assert f"train, clean images, {weights} weights" in [line.get_label() for line in axes.lines]
 
 
 def test_drop_figure_has_room_for_every_ratio_of_its_shape():

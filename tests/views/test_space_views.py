@@ -45,7 +45,8 @@ def test_a_line_of_the_table_is_the_method_and_its_predicted_step(found):
     vit = Recipe().vit
     gain = cost(vit, 10).training / cost(vit, 10, TokenDrop((0,)), (32,)).training
     assert rows["PTD"] == [*PUBLISHED["ptd"], "block 0", f"{gain:.3f}x"]
-    assert rows["EViT"][-2] == "blocks 1, 2 and 3" and rows["ToMe"][-2] == "all blocks"
+    assert rows["EViT"][-2] == "blocks 1, 2 and 3"
+    assert rows["ToMe"][-2] == "all blocks" and rows["Evo-ViT"][-2] == "from block 2 on"
     assert float(rows["DynamicViT"][-1][:-1]) < 1  # it masks, and asks a teacher
 
 
