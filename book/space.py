@@ -425,5 +425,5 @@ widgets.saliency_explorer(trainings.get("class_attention", trained))
 # | SkipViT | Ataiefard et al., 2024 | none |
 # | PSS | McDanel and Huynh, 2022 | its L1 norm; its cycles, here a cosine over epochs, theirs a triangle within each |
 # | ToMe | Bolya et al., ICLR 2023 | all tokens in evaluation |
-# | Evo-ViT | Xu et al., AAAI 2022 | from block 2 (theirs 4 of 12), epoch 2; mean begins earlier; each block chooses |
+# | Evo-ViT | Xu et al., AAAI 2022 | from block 2 (theirs 4 of 12), epoch 2; its file names three more |
 # | DynamicViT | Rao et al., NeurIPS 2021 | blocks 1, 2, 3 (theirs 3, 6, 9 of 12); the teacher is the averaged model |

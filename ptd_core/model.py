@@ -180,10 +180,17 @@ class HybridViT(TimmTools, nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Class token and stem features with positions, as the first block takes them: (B, T, E).
-        Positions are interpolated to the grid of images of another side, as timm's models do it."""
+
+        Positions are interpolated to the grid of images of another side, as timm's models do it. Raises ValueError for
+        images that are not square, and for a side that is no multiple of the stem's stride.
+        """
+        height, width = images.shape[-2:]
+        if height != width or width % self.config.stem_stride:
+            raise ValueError(f"images must be square, their side a multiple of {self.config.stem_stride} pixels; got "
+                             f"{height} x {width}")  # fmt: skip
         patches_BNE = self.stem(images).flatten(2).transpose(1, 2)
         x_BTE = torch.cat([self.cls_token.expand(len(images), -1, -1), patches_BNE], dim=1)
-        side = images.shape[-1] // self.config.stem_stride
+        side = width // self.config.stem_stride
         return self.pos_drop(x_BTE + resample_abs_pos_embed(self.pos_embed, [side, side]))
 
     def forward_head(self, x_BTE: Tensor, pre_logits: bool = False) -> Tensor:

@@ -11,7 +11,6 @@ from torch import nn
 from ptd_core.data.dataset import Dataset
 from ptd_core.errors import DataError, OutputError, TrainingError
 from ptd_core.evaluation.model_card import ModelCard
-from ptd_core.machine.device import resolve_device
 from ptd_core.machine.interrupt import Interrupt, Stopped
 from ptd_core.machine.ranks import Ranks
 from ptd_core.progress import Estimate, Progress, describe, position, standing
@@ -24,8 +23,9 @@ from ptd_core.records.history import EpochRecord
 from ptd_core.records.ledger import time_ledger
 from ptd_core.records.run_record import ModelFacts, Results, RunRecord, Times, refuse_other_data, refuse_other_settings
 from ptd_core.records.stamp import joined, stamp
-from ptd_core.trainer import Probe, Trainer
+from ptd_core.trainer import Probe, Trainer, check
 from ptd_core.views.curves import save_run_figures
+from ptd_core.vits.weights import refuse_other_architecture
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def execute(
     """
     progress = progress or Progress()
     started = time.perf_counter()
-    resolve_device(recipe.device)  # an absent device is refused before data is read, an absent package too
+    check(recipe, ranks)  # what can be refused is refused before data is read, which may take hours
+    refuse_other_architecture(recipe.vit, recipe.weights)
     refuse_absent(recipe.log)
     folder = RunFolder(recipe.run_name, recipe.out_dir)
     with folder.locked():

@@ -68,12 +68,12 @@ class DropSchedule:
         for name in ("init", "final"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a share of the patch tokens, from 0 to below 1; got {getattr(self, name)}")
-        if not 0 <= self.start <= self.end:
+        if self.shape not in SHAPES:
+            raise ValueError(f"shape must be one of {', '.join(SHAPES)}; got {self.shape!r}")
+        if self.start < 0 or (self.shape in TO_END and self.end < self.start):
             raise ValueError(f"start and end are epochs, 0 <= start <= end; got {self.start} and {self.end}")
         if not self.gamma > 0:
             raise ValueError(f"gamma must be above 0; got {self.gamma}")
-        if self.shape not in SHAPES:
-            raise ValueError(f"shape must be one of {', '.join(SHAPES)}; got {self.shape!r}")
         if not self.hold and self.shape not in RISING:
             raise ValueError(
                 f"hold = False is of shape = {' or '.join(map(repr, RISING))}; got {self.shape!r}, "
@@ -169,6 +169,7 @@ SHAPES: dict[str, Callable[[DropSchedule, int], float]] = {
     "cyclic": cyclic,
 }
 RISING = ("polynomial", "cosine")  # from start to end, and then held or not
+TO_END = (*RISING, "reversed")  # all that `end` means something to
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:

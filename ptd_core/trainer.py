@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor, nn
 
 from ptd_core.data.batches import Batches
@@ -36,6 +37,17 @@ def build_model(recipe: Recipe, num_classes: int, attention: str = "fused") -> n
         return recipe.vit.build(num_classes, attention)
 
 
+def check(recipe: Recipe, ranks: Ranks) -> torch.device:
+    """The device. Raises DeviceError, and RecipeError for a batch that does not divide among the processes and for
+    half-trained weights: what can be refused before data is read."""
+    ranks.check_batch_size(recipe.batch_size, recipe.accumulate_steps, pairs=recipe.mixing is not None)
+    device = ranks.device(recipe.device)
+    tokens = recipe.vit.prefix_tokens + recipe.vit.patch_tokens
+    check_mps_linear(device, recipe.batch_size // recipe.accumulate_steps, tokens)
+    refuse_half_trained(find(recipe.weights))
+    return device
+
+
 class Trainer:
     """Trains the recipe's model on a dataset; `epochs()` resumes wherever the trainer stands.
 
@@ -59,12 +71,7 @@ class Trainer:
         probes: tuple[Probe, ...] = (),
     ):
         self.recipe, self.dataset, self.ranks, self.probes = recipe, dataset, ranks, probes
-        ranks.check_batch_size(recipe.batch_size, recipe.accumulate_steps, pairs=recipe.mixing is not None)
-        self.device = ranks.device(recipe.device)
-        vit = recipe.vit
-        check_mps_linear(
-            self.device, recipe.batch_size // recipe.accumulate_steps, vit.prefix_tokens + vit.patch_tokens
-        )
+        self.device, vit = check(recipe, ranks), recipe.vit
         path = FastPath.choose(self.device, recipe.precision, recipe.attention, recipe.compilation)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -81,7 +88,6 @@ class Trainer:
         if not self.steps_per_epoch:
             raise DataError(f"{len(dataset.train)} training images do not fill one batch of {recipe.batch_size}")
         self.normalise = dataset.normaliser(self.device)
-        refuse_half_trained(find(recipe.weights))
         model = begin_with(build_model(recipe, self.classes, path.attention), recipe.weights, vit.adapted)
         self.model = path.place(ranks.global_batch_norm(model), self.device)
         self.model.set_grad_checkpointing(recipe.checkpoint_activations)

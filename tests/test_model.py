@@ -105,3 +105,9 @@ def test_drop_path_rises_linearly():
     model = small(drop_path_rate=0.1, depth=5)
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in model.blocks]
     assert rates == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
+
+
+@pytest.mark.parametrize(("height", "width"), [(17, 17), (18, 16), (15, 15)])
+def test_images_that_the_stem_cannot_cut_are_refused(height, width):
+    with pytest.raises(ValueError, match=f"square, their side a multiple of 4 pixels; got {height} x {width}"):
+        small(stem_stride=4)(torch.zeros(1, 3, height, width))

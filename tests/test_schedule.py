@@ -170,6 +170,7 @@ def test_learning_rate_without_warmup_and_with_nothing_else():
         ({"init": -0.1}, "init is a share"),
         ({"final": math.nan}, "final is a share"),
         ({"start": 50, "end": 10}, "0 <= start <= end; got 50 and 10"),
+        ({"start": -1, "shape": "flat"}, "0 <= start <= end; got -1 and 140"),
         ({"gamma": 0.0}, "gamma must be above 0"),
         ({"shape": "linear"}, "shape must be one of polynomial, cosine, reversed, steps, flat, cyclic; got 'linear'"),
         ({"shape": "reversed"}, "epochs, the run's, must be known for shape = 'reversed'"),
@@ -187,6 +188,11 @@ def test_learning_rate_without_warmup_and_with_nothing_else():
 def test_impossible_schedules_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DropSchedule(**settings)
+
+
+def test_a_shape_without_an_end_may_start_after_it():
+    schedule = DropSchedule(shape="flat", start=150, final=0.5)
+    assert [schedule.kept(epoch, 64) for epoch in (149, 150)] == [64, 32]
 
 
 @pytest.mark.parametrize(("values", "shares"), [((), ()), ((1.0,), (1.0, 2.0)), ((1.0, 0.5), (1.0, 0.0))])

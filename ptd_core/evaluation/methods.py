@@ -1,12 +1,12 @@
 """The published methods of parameters/space, as recipes."""
 
-import itertools
 from pathlib import Path
 
 from ptd_core.errors import RecipeError
 from ptd_core.parameters import read_parameters
 from ptd_core.paths import PROJECT_ROOT
 from ptd_core.recipe import Recipe
+from ptd_core.schedule import SLIP
 from ptd_core.tokens.reaching import Keep
 
 METHODS = PROJECT_ROOT / "parameters" / "space"
@@ -41,11 +41,24 @@ def methods(base: Recipe, folder: Path = METHODS, refused: dict[str, str] | None
 def keep_of(recipe: Recipe, share: float = 0.5) -> Keep | None:
     """What the recipe's policy keeps so that its last dropping block lets out `share` of the patch tokens.
 
-    With several blocks each drops equally much of what reaches it. The nearest number above, where that one cannot be
-    kept; None if that is all of them.
+    With several blocks each drops equally much of what reaches it, times its factor in drop_shares. The nearest number
+    above, where that one cannot be kept; None if that is all of them.
     """
-    wanted = share * recipe.vit.patch_tokens
-    ratios = (step / 1000 for step in range(1, 1000))
-    keeps = (keep for keep in map(recipe.keep_at, ratios) if keep)
-    enough = list(itertools.takewhile(lambda keep: keep[-1] >= wanted, keeps))
-    return enough[-1] if enough else None
+    wanted = share * recipe.vit.patch_tokens - SLIP
+    enough, too_much = 0.0, 1.0  # drop ratios; the higher one, the fewer tokens
+    for _ in range(40):
+        ratio = (enough + too_much) / 2
+        if _let_out(recipe, ratio) >= wanted:
+            enough = ratio
+        else:
+            too_much = ratio
+    return recipe.keep_at(enough)
+
+
+def _let_out(recipe: Recipe, ratio: float) -> int:
+    """Patch tokens that the last dropping block keeps at a drop ratio; 0 if a factor makes that 1 or more."""
+    try:
+        keep = recipe.keep_at(ratio)
+    except ValueError:
+        return 0
+    return keep[-1] if keep else recipe.vit.patch_tokens

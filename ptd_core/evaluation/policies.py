@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 from ptd_core.errors import RecipeError, did_you_mean
+from ptd_core.evaluation.methods import keep_of
 from ptd_core.recipe import Recipe
 from ptd_core.token_drop import Keep
 
@@ -68,7 +69,8 @@ def points(policy: Recipe, keeps: list[str]) -> list[Point]:
     """A policy with each share or number of kept tokens, most first; those that come to the same tokens once.
 
     keeps: ".5" is half of the patch tokens, "32" so many, "1" all; or as many as drop_multiple and the method allow.
-    With several dropping blocks a share is that of each drop, whose ratio is multiplied by its factor in drop_shares.
+    With several dropping blocks a share is that of each drop, whose ratio is multiplied by its factor in drop_shares,
+    and a number is what the last one keeps.
     Raises RecipeError for anything else and for what the policy cannot keep.
     """
     tokens, found = policy.vit.patch_tokens, {}
@@ -77,9 +79,11 @@ def points(policy: Recipe, keeps: list[str]) -> list[Point]:
             raise RecipeError(f"keep = {text!r}: should be a share such as 0.5, or 1 to {tokens} tokens (1: all)")
         if "." in text and float(text) > 1:
             raise RecipeError(f"keep = {text!r}: a share is at most 1; whole numbers above 1 are tokens")
-        share = float(text) if "." in text or text == "1" else int(text) / tokens
+        number = "." not in text and text != "1"
+        share = int(text) / tokens if number else float(text)
         try:
-            keep = policy.keep_at(1 - share)
+            several = number and len(policy.token_drop.blocks) > 1
+            keep = keep_of(policy, share) if several else policy.keep_at(1 - share)
             if keep:
                 policy.token_drop.reaching(keep, tokens)
         except ValueError as error:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NoReturn
 
 from ptd_core.parameters import decimals, stages
-from ptd_core.schedule import DropSchedule
+from ptd_core.schedule import TO_END, DropSchedule
 
 if TYPE_CHECKING:
     from ptd_core.recipe.recipe import Recipe
@@ -88,10 +88,10 @@ def _crop(recipe: "Recipe") -> None:
 
 def _policy(recipe: "Recipe") -> None:
     """That there is a schedule and a policy, each in itself."""
-    if recipe.drop_end < recipe.drop_start:
+    if recipe.drop_shape in TO_END and recipe.drop_end < recipe.drop_start:
         _refuse(recipe, "drop_start drop_end", "drop_end must not come before drop_start")
-    if recipe.drop_method == "tome" and recipe.drop_block:
-        _refuse(recipe, "drop_method drop_block", "tome merges in every block")
+    if recipe.drop_method == "tome" and (recipe.drop_block or recipe.drop_blocks):
+        _refuse(recipe, f"drop_method {_of_blocks(recipe)}", "tome merges in every block")
     if recipe.drop_block and recipe.drop_blocks:
         _refuse(recipe, "drop_block drop_blocks", "name the dropping blocks in one of them")
     for shape, needed in (("steps", "drop_stages"), ("cyclic", "drop_cycle")):
@@ -151,24 +151,28 @@ def _kept_tokens(recipe: "Recipe") -> None:
     schedule, drop, shares = recipe.schedule, recipe.token_drop, decimals(recipe.drop_shares)
     sides = [int(side) for side in _sides(recipe)]
     tokens = recipe.grid_at(min(sides)) ** 2
+    size = f"{'size_stages' if recipe.size_stages else 'image_size'} {_of_model(recipe, 'stem_stride')}"
     ratios = [("drop_init", recipe.drop_init), ("drop_final", recipe.drop_final)]
     if schedule.stages:  # the shape that has no use for those two
         ratios = [("drop_stages", 1 - kept) for kept in schedule.stages.values]
+    final = ratios[-1][0]
     for name, ratio in ratios:
         if DropSchedule.tokens_at_ratio(ratio, tokens) < 1:
-            why = f"of {tokens} patch tokens less than one would be kept"
-            _refuse(recipe, f"{name} image_size {_of_model(recipe, 'stem_stride')}", why)
+            _refuse(recipe, f"{name} {size}", f"of {tokens} patch tokens less than one would be kept")
+    if recipe.chapter == "ptd" and 1 < recipe.vit.patch_tokens <= recipe.drop_multiple:
+        why = f"no multiple of it is below the {recipe.vit.patch_tokens} patch tokens: none would be dropped"
+        _refuse(recipe, f"drop_multiple image_size {_of_model(recipe, 'stem_stride')}", why)
     if not shares and recipe.drop_method == "token_drop":
         return
     most = max(schedule.ratio(epoch) for epoch in range(recipe.epochs))
     if shares and max(shares) * most >= 1:
-        _refuse(recipe, "drop_shares drop_final", "a factor times the drop ratio must stay below 1")
+        _refuse(recipe, f"drop_shares {final}", "a factor times the drop ratio must stay below 1")
     for side in sides:
         try:
             if keep := recipe.keep_at(most, side):
                 drop.reaching(keep, recipe.grid_at(side) ** 2)
         except ValueError as error:
-            _refuse(recipe, f"drop_method drop_final {_of_model(recipe, 'depth')}", str(error))
+            _refuse(recipe, f"drop_method {final} {_of_model(recipe, 'depth')}", str(error))
 
 
 def _scores(recipe: "Recipe") -> None:

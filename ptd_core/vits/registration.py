@@ -24,5 +24,7 @@ def hybrid_vit(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs) -
     if config:
         vit.pretrained_cfg = vit.default_cfg = config
     if pretrained:
-        load_pretrained(vit, config, num_classes=vit.num_classes, in_chans=vit.config.in_chans)
+        load_pretrained(
+            vit, config, num_classes=vit.num_classes, in_chans=vit.config.in_chans, filter_fn=vit.config.adapted
+        )
     return vit

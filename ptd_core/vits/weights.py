@@ -6,11 +6,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from ptd_core.errors import RecipeError
+from ptd_core.model import ViTConfig
 from ptd_core.paths import PROJECT_ROOT
+from ptd_core.vits.timm_config import TimmConfig
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")  # stands for a file in what a run records
@@ -48,8 +51,21 @@ def begin_with(vit: nn.Module, weights: str, adapt: Adapt) -> nn.Module:
     ViT's own. Raises RecipeError for a file that cannot be read and for weights of another architecture, with what
     differs.
     """
-    if not weights:
-        return vit
+    if weights:
+        vit.load_state_dict(_fitting(vit, weights, adapt))
+    return vit
+
+
+def refuse_other_architecture(config: ViTConfig | TimmConfig, weights: str) -> None:
+    """Raises RecipeError as `begin_with` does, for any number of classes, without building a model."""
+    if weights:
+        with torch.device("meta"):
+            vit = config.build(num_classes=1)
+        _fitting(vit, weights, config.adapted)
+
+
+def _fitting(vit: nn.Module, weights: str, adapt: Adapt) -> dict[str, Tensor]:
+    """The file's weights as the ViT takes them. Raises RecipeError."""
     if DIGEST.fullmatch(weights):
         raise RecipeError(f"weights = {weights!r}: is the digest of a file; training begins with the file itself")
     path = find(weights)
@@ -70,8 +86,7 @@ def begin_with(vit: nn.Module, weights: str, adapt: Adapt) -> nn.Module:
         raise RecipeError(
             f"weights = {str(path)!r}: are of another architecture than this {type(vit).__name__}: {differences}"
         )
-    vit.load_state_dict(state)
-    return vit
+    return state
 
 
 @functools.lru_cache(maxsize=64)

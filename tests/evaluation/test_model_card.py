@@ -1,5 +1,6 @@
 """The folder that a finished run leaves for timm and the hub: their own readers load it, and it says what was run."""
 
+import copy
 import json
 
 import huggingface_hub
@@ -47,6 +48,16 @@ def test_timm_makes_a_new_head_for_other_classes(done):
     assert logits(model).shape == (4, 3)
     theirs, ours = (vit.state_dict() for vit in (model, done.model))
     assert all(torch.equal(theirs[name], value) for name, value in ours.items() if not name.startswith("head."))
+
+
+def test_timm_loads_the_folder_for_images_of_another_size(done):
+    model = timm.create_model(f"local-dir:{done.folder / 'model'}", pretrained=True, img_size=32)
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = copy.deepcopy(done.model).eval()  # HybridViT interpolates its positions for every such image
+    if done.recipe.model != "hybrid_vit":
+        expected.set_input_size(32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(images), expected(images))
 
 
 def test_timm_loads_the_weights_alone(done):

@@ -51,6 +51,18 @@ def test_every_method_can_be_evaluated_or_says_why_not(path):
     assert [p.drop_method for p in policies(recipe, ["drop_method=token_drop,tome"])] == ["token_drop", "tome"]
 
 
+def test_a_number_is_what_the_last_of_several_blocks_keeps(tiny):
+    (policy,) = policies(tiny(drop_blocks="0, 1"), [])
+    assert points(policy, ["63"])[0].keep is None  # as soon as each drops one, 62 are left
+    for kept in range(2, 63):
+        (point,) = points(policy, [str(kept)])
+        reached, left = point.keep
+        assert left == kept and 64 * left == pytest.approx(reached**2, rel=0.2)  # both drop about as large a share
+    (policy,) = policies(tiny(drop_blocks="0, 1", drop_shares="1, 1.5"), [])
+    assert [point.kept for point in points(policy, ["48", "2", "64"])] == [64, 48, 2]
+    assert points(policy, [".75"])[0].keep == (48, 30)  # a share is that of each drop
+
+
 def test_kept_tokens_are_shares_or_numbers(tiny):
     (policy,) = policies(tiny(), [])
     for kept in range(2, 64):

@@ -40,7 +40,9 @@ FILES = sorted((ROOT / "parameters").glob("*.yaml"))
         ({"drop_method": "evovit"}, ["drop_method", "'evovit'", "did you mean evo_vit?"]),
         ({"drop_method": "tome", "drop_fate": "fuse"}, ["drop_method = 'tome'", "drop_fate = 'fuse'", "has its own"]),
         ({"drop_method": "tome", "drop_final": 0.95}, ["drop_final = 0.95", "depth = 4", "leaves more"]),
-        ({"drop_method": "tome", "drop_blocks": "0, 1"}, ["drop_blocks = (0, 1)", "one number of tokens"]),
+        ({"drop_method": "tome", "drop_blocks": "0, 1"}, ["drop_blocks = '0, 1'", "in every block"]),
+        ({"drop_method": "tome", "drop_blocks": "2"}, ["drop_method = 'tome'", "drop_blocks = '2'", "in every block"]),
+        ({"drop_method": "evo_vit", "drop_blocks": "1, 2"}, ["drop_blocks = (1, 2)", "one number of tokens"]),
         ({"drop_method": "evo_vit"}, ["drop_block must be from 1 to 3 for evo_vit; got 0"]),
         ({"drop_method": "dynamicvit", "ema_decay": 0.0}, ["dynamicvit", "ema_decay = 0.0", "teacher"]),
         ({"drop_score": "clas_attention"}, ["drop_score", "'oracle'", "did you mean class_attention?"]),
@@ -53,6 +55,15 @@ FILES = sorted((ROOT / "parameters").glob("*.yaml"))
         ({"drop_blocks": "1, 2", "drop_block": 1}, ["drop_block = 1", "drop_blocks = '1, 2'", "in one of them"]),
         ({"drop_shares": "1, 2"}, ["drop_block = 0", "drop_shares = '1, 2'", "one factor for each"]),
         ({"drop_blocks": "1, 2", "drop_shares": "1, 3"}, ["drop_shares", "drop_final = 0.35", "below 1"]),
+        (
+            {"drop_shape": "steps", "drop_stages": ".5/1 at 1/1", "drop_shares": "3"},
+            ["drop_shares = '3', drop_stages = '.5/1 at 1/1': a factor"],
+        ),
+        (
+            {"size_stages": "8/32 at 1/1", "drop_final": 0.8},
+            ["drop_final = 0.8, size_stages = '8/32 at 1/1', stem_stride = 4: of 4 patch tokens"],
+        ),
+        ({"drop_multiple": 64}, ["drop_multiple = 64, image_size = 32, stem_stride = 4", "none would be dropped"]),
         ({"drop_shape": "steps"}, ["drop_shape = 'steps'", "drop_stages = ''", "needs drop_stages"]),
         ({"drop_stages": ".5/1 at 50/50"}, ["drop_stages", "and nothing else does"]),
         ({"drop_shape": "steps", "drop_stages": ".5, 1"}, ["drop_stages", ".5/.75/1 at 45/40/15", "got '.5, 1'"]),
@@ -101,6 +112,26 @@ def test_ratios_that_a_shape_has_no_use_for_are_not_held_against_it():
     """Of one token none can be dropped, which steps of 1 do not."""
     recipe = Recipe(image_size=8, stem_stride=8, drop_shape="steps", drop_stages="1 at 1")
     assert recipe.drop_final > 0 and set(recipe.keeps) == {None}
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ({"drop_shape": "flat"}, [64, 41]),
+        ({"drop_shape": "cyclic", "drop_cycle": 2}, [64, 64]),
+        ({"drop_shape": "steps", "drop_stages": ".5/1 at 1/1"}, [32, 64]),
+    ],
+)
+def test_shapes_without_an_end_may_start_after_it(values, kept):
+    """The tenth epoch is after the default of drop_end."""
+    assert [Recipe(drop_start=9, **values).kept_tokens(epoch) for epoch in (0, 9)] == kept
+    with pytest.raises(RecipeError, match="drop_end must not come before drop_start"):
+        Recipe.from_values({"drop_start": 9, "drop_shape": "reversed"})
+
+
+def test_a_multiple_that_leaves_something_to_drop_is_taken():
+    assert Recipe(drop_multiple=40).kept_tokens(9) == 40
+    assert Recipe(drop_multiple=64, drop_final=0.0).keeps == [None] * 10
 
 
 def test_settings_that_hold_several_numbers_may_hold_one():

@@ -16,13 +16,18 @@ from ptd_core.trainer import Trainer
 from ptd_core.vits.fine_tuning import freeze, parameter_groups, training_mode
 
 TIMM = {"img_size": 32, "patch_size": 4, "depth": 3, "embed_dim": 16, "num_heads": 2, "num_classes": 5}
-STEM = {"hybrid": ("stem.", "cls_token", "pos_embed"), "timm": ("patch_embed.", "cls_token", "pos_embed")}
+OF_TIMM = {"timm": {}, "registers": {"reg_tokens": 2}, "pre-norm": {"pre_norm": True}}
+STEM = {
+    "hybrid": ("stem.", "cls_token", "pos_embed"),
+    **dict.fromkeys(OF_TIMM, ("patch_embed.", "cls_token", "pos_embed", "reg_token", "norm_pre.")),
+}
 
 
-@pytest.fixture(params=["hybrid", "timm"])
+@pytest.fixture(params=STEM)
 def named_vit(request):
-    vit = small() if request.param == "hybrid" else timm.create_model("vit_tiny_patch16_224", **TIMM)
-    return request.param, vit
+    kind = request.param
+    vit = small() if kind == "hybrid" else timm.create_model("vit_tiny_patch16_224", **TIMM, **OF_TIMM[kind])
+    return kind, vit
 
 
 def layer_of(kind, name):

@@ -1,5 +1,6 @@
 """Weights to begin training with: as timm's own loading would have it, or one sentence on what does not fit."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -12,6 +13,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 
 from ptd_core.errors import OutputError, RecipeError
 from ptd_core.load import load_model
+from ptd_core.machine.ranks import Ranks
 from ptd_core.recipe import Recipe
 from ptd_core.run import execute
 from ptd_core.trainer import Trainer
@@ -162,6 +164,33 @@ def test_other_architectures_are_refused_with_the_difference(tiny_timm, tiny_sha
     for word in [f"weights = '{file}'", *words]:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_are_refused_before_data_is_read(tiny, tiny_timm, tmp_path, monkeypatch):
+    class Read(Exception):
+        pass
+
+    def read(self):
+        raise Read
+
+    monkeypatch.setattr(Recipe, "load_dataset", read)
+    file = saved(tmp_path / "some.pt", theirs(depth=3).state_dict())
+    for recipe in (tiny_timm(weights=file), tiny(weights=file)):
+        with pytest.raises(RecipeError, match="another architecture"):
+            execute(recipe, Lines())
+        assert not (tmp_path / "runs").exists()
+    with pytest.raises(RecipeError, match="does not divide among 3 processes"):
+        execute(tiny(batch_size=32), Lines(), ranks=Ranks(0, 3))
+    headless = {name: value for name, value in theirs().state_dict().items() if not name.startswith("head.")}
+    own = tiny().vit
+    fitting = [
+        (tiny_timm, theirs().state_dict()), (tiny_timm, theirs(classes=7).state_dict()), (tiny_timm, headless),
+        (tiny_timm, theirs(side=32).state_dict()), (tiny, own.build(7).state_dict()),
+        (tiny, dataclasses.replace(own, img_size=32).build(7).state_dict()),
+    ]  # fmt: skip
+    for number, (settings, state) in enumerate(fitting):
+        with pytest.raises(Read):
+            execute(settings(weights=saved(tmp_path / f"{number}.safetensors", state)), Lines())
 
 
 def test_timms_weights_are_none_of_hybrid_vit(tiny, tiny_shapes, tmp_path):
