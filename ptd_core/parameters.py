@@ -1,5 +1,6 @@
 """Values of parameters from outside: YAML files of `name: value` lines, and what is wrong with values, in words."""
 
+import argparse
 import numbers
 import os
 import re
@@ -208,6 +209,13 @@ def explain(error: ValidationError, source: str, fields: dict[str, FieldInfo]) -
         else:  # from the check of all values together
             lines.append(item["msg"].removeprefix("Value error, "))
     return f"{source}: " + "\n  ".join(lines)
+
+
+def positive(text: str) -> int:
+    """A number that a command line gives, for argparse; raises ArgumentTypeError if it is not 1, 2, ..."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text!r}")
+    return int(text)
 
 
 def _short(value: Any) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from ptd_core.errors import PTDError
 from ptd_core.machine.device import describe_device, resolve_device
 from ptd_core.machine.interrupt import as_ctrl_c
+from ptd_core.parameters import positive
 from ptd_core.paths import PROJECT_ROOT, resolve_data_dir
 from ptd_core.progress import say
 from ptd_core.recipe import Recipe
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop and save after so many")
     parser.add_argument("--no-bench", action="store_true", help="train only")
     parser.add_argument("--sweep", default=SWEEP, help=f"the question to ask; '' for none; by default {SWEEP}")
-    parser.add_argument("--processes", type=int, default=1, help="runs of it at once, on one device")
+    parser.add_argument("--processes", type=positive, default=1, help="runs of it at once, on one device")
     parser.add_argument("--out", type=Path, default=PROJECT_ROOT, help="folder that receives runs/")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="parameters that replace the files'")
     options = parser.parse_intermixed_args(arguments)

@@ -13,6 +13,7 @@ from ptd_core import reproduce
 from ptd_core.bench.sections import SECTIONS
 from ptd_core.machine.device import describe_device, resolve_device
 from ptd_core.run import execute
+from ptd_core.sweep import __main__ as sweep_command
 
 SMALL = ["dataset=shapes", "image_size=16", "subset=64", "test_subset=20", "stem_width=4", "embed_dim=16", "depth=1",
          "num_heads=2", "batch_size=32", "epochs=2", "warmup_epochs=0", "device=cpu", "precision=fp32"]  # fmt: skip
@@ -189,3 +190,11 @@ def test_a_run_that_is_cut_is_saved_and_a_failure_is_passed_on(tmp_path, monkeyp
     assert saved.exists()
     assert not json.loads((tmp_path / "runs" / "ptd_aug" / "run.json").read_text())["finished"]
     assert reproduce.main(["nowhere", "--no-bench", "--sweep", "", "--out", str(tmp_path), "embed_dim=-1"]) == 2
+
+
+def test_a_number_of_processes_is_refused_before_anything_runs(tmp_path, capsys):
+    for command_line in (reproduce.main, sweep_command.main):
+        with pytest.raises(SystemExit) as refusal:
+            command_line([str(tmp_path), "--processes", "0"])
+        assert refusal.value.code == 2
+        assert "--processes: must be a whole number of at least 1; got '0'" in capsys.readouterr().err

@@ -5,7 +5,8 @@ noise at several scales and stray strokes. The kind decides the outline and noth
 place are drawn in the same way for all kinds, so that only shape tells them apart. The exact mask of the object comes
 with every image, which makes it possible to ask whether kept tokens are the object's.
 
-Image i of a split is a function of (split, i, image_size) alone; no training seed changes it.
+Image i of a split is a function of (split, i, image_size) alone; no training seed changes it. On another kind of CPU
+matrix products round otherwise, which moves one of a million values by one of 255 steps: other images, by their digest.
 Symbols: n images, S pixels a side; coordinates x to the right and y downwards, in units of the image's side.
 """
 

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=0, help="test images, class-balanced; by default all")
     parser.add_argument("--rounds", type=int, default=5, help="samples of each speed; 0: speed is not measured")
     parser.add_argument("--to", type=Path, help="folder for evaluation.csv and evaluation.png")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.images < 0 or options.rounds < 0:
         parser.error(f"--images and --rounds must not be negative; got {options.images} and {options.rounds}")
     folders, settings = folders_and_settings(options.runs)

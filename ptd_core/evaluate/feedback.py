@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--blocks", default="", help="such as 0,3; by default the first and the last")
     parser.add_argument("--images", type=int, default=IMAGES, help="test images, class-balanced; 0: all")
     parser.add_argument("--to", type=Path, help="folder for feedback.csv and feedback.png")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if not 0 < options.keep < 1 or options.images < 0:
         parser.error(f"--keep must lie between 0 and 1, --images not below 0; got {options.keep} and {options.images}")
     folders, settings = folders_and_settings(options.runs)

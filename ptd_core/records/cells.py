@@ -67,6 +67,8 @@ def runs_by_cell(folders: list[Path]) -> dict[str, list[tuple[Path, RunRecord]]]
     for folder in folders:
         record = RunRecord.read(folder)
         if record is None:
+            if (folder / RUNS).exists():
+                raise OutputError(f"{folder}: holds the tables of several runs, but no weights; name their own folders")
             raise OutputError(f"{folder}: holds neither a run.json nor a {RUNS}")
         if not record.finished:
             raise OutputError(f"{folder}: its run is not finished")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ptd_core.errors import OutputError, PTDError, SweepError
 from ptd_core.machine.interrupt import as_ctrl_c
+from ptd_core.parameters import positive
 from ptd_core.progress import duration, say
 from ptd_core.records.finished_runs import FinishedRun, mark_unfinished
 from ptd_core.sweep.outcome import Outcome, finished
@@ -125,22 +126,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--records", type=Path, metavar="FOLDER",
         help="of published tables: runs of this sweep in them are finished, and stand in the new tables")  # fmt: skip
     add("--scheduler", metavar="ADDRESS", help="use the cluster of this Dask scheduler, tcp://HOST:PORT")
-    add("--workers", type=_positive, metavar="N", help="workers on this machine; default: one a device, or one a core")
-    add("--processes", type=_positive, metavar="N",
+    add("--workers", type=positive, metavar="N", help="workers on this machine; default: one a device, or one a core")
+    add("--processes", type=positive, metavar="N",
         help="without Dask: N runs at once on this machine, also on one device that they share")  # fmt: skip
-    add("--threads", type=_positive, default=1, metavar="N", help="torch threads of a run; default: 1")
-    add("--allowed-failures", type=_positive, default=5, metavar="N",
+    add("--threads", type=positive, default=1, metavar="N", help="torch threads of a run; default: 1")
+    add("--allowed-failures", type=positive, default=5, metavar="N",
         help="lost workers after which a run is given up, on this machine; default: 5")  # fmt: skip
     add("--notebooks", action="store_true", help="execute the chapters by papermill and keep them in runs/NAME/")
     add("--quiet", action="store_true", help="no line per epoch")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 if __name__ == "__main__":

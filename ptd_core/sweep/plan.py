@@ -179,7 +179,8 @@ def _refuse_duplicates(path: Path, runs: list[PlannedRun], by_settings: bool) ->
         if run.name in names:
             raise SweepError(f"{path}: the run {run.name} is listed twice; every value, seed and base must differ")
         names.add(run.name)
-        settings = json.dumps(run.recipe.settings(), sort_keys=True)
+        data_dir = "" if run.recipe.dataset == "shapes" else run.recipe.data_dir  # no setting, but other images
+        settings = json.dumps([run.recipe.settings(), data_dir], sort_keys=True)
         if by_settings and settings in known:
             raise SweepError(f"{path}: {known[settings]} and {run.name} are the same run under two names")
         known[settings] = run.name

@@ -8,7 +8,7 @@ from ptd_core.records.history import EpochRecord
 from ptd_core.records.run_record import Results
 from ptd_core.sweep.plan import Plan, PlannedRun
 
-_DATA = ("dataset", "label_column", "image_size", "subset", "test_subset")  # decide, with data_dir, what is seen
+_DATA = ("dataset", "data_dir", "label_column", "image_size", "subset", "test_subset")  # decide what is seen
 Row = tuple[FinishedRun, list[EpochRecord]]  # of the tables: a run, and its epochs
 
 
@@ -66,5 +66,5 @@ def refuse_other_images(plan: Plan, rows: dict[str, Row]) -> None:
         if run.data != earlier.data:
             raise OutputError(
                 f"{earlier.run} and {run.run}: were trained on different images (their digests are {earlier.data} and "
-                f"{run.data}) and cannot be compared; leave out --records, or give the data_dir of those"
+                f"{run.data}) and cannot be compared; give the data_dir of those, or leave out --records"
             )

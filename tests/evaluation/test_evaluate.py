@@ -10,6 +10,7 @@ from ptd_core.errors import OutputError
 from ptd_core.evaluate.__main__ import evaluate_runs, main
 from ptd_core.evaluation import table
 from ptd_core.machine.clock import Timing
+from ptd_core.paths import PROJECT_ROOT as ROOT
 from ptd_core.run import execute
 from ptd_core.token_drop import TokenDrop
 from ptd_core.views.fewer_tokens import fewer_tokens_figure
@@ -156,10 +157,13 @@ def test_names_say_what_differs(runs):
         (["RUN", "drop_score=oracel"], "did you mean oracle"),
         (["RUN", "device=cuda:99"], "device = 'cuda:99'"),
         (["RUN", "--to", "RUN/run.json/sub"], "cannot be made"),
+        (["RUN", "--rounds", "0", "keep=nine"], "keep = 'nine'"),
+        (["TABLES"], "holds the tables of several runs, but no weights; name their own folders"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(runs, capsys, arguments, said):
-    whole = [text.replace("RUN", str(runs[0][0])) for text in arguments]
+    tables = ROOT / "figures" / "evidence" / "control"
+    whole = [text.replace("RUN", str(runs[0][0])).replace("TABLES", str(tables)) for text in arguments]
     assert main(whole) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.strip().splitlines()) == 1

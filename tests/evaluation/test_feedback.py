@@ -120,7 +120,7 @@ def test_rows_of_runs_are_their_weights_scores(trained, tiny_shapes, tmp_path):
 
 def test_the_command_writes_a_table_that_reads_back_and_a_picture(trained, tmp_path, capsys):
     folders = [str(run.folder) for run in trained]
-    assert command.main([*folders, "--images", "30", "--to", str(tmp_path / "to")]) == 0
+    assert command.main([*folders, "--images", "30", "--to", str(tmp_path / "to"), "device=cpu"]) == 0
     rows = feedback.read(tmp_path / "to")
     assert len(rows) == 2 * 2 * 5 and {row.images for row in rows} == {30} and {row.kept for row in rows} == {41}
     assert (tmp_path / "to" / "feedback.png").stat().st_size > 10_000

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import yaml
 from conftest import TINY, Lines
+from mapped import RUN
+from photographs import image_folder
 
 import ptd_core.sweep.__main__ as command
 from ptd_core.cost import run_training_cost
@@ -211,3 +213,24 @@ def test_a_run_that_another_command_finishes_meanwhile_is_in_the_tables(trained,
     assert "failed" not in capsys.readouterr().err
     folder = RunFolder("question", str(tmp_path)).path
     assert len(read_runs(folder)) == 2 and not (folder / "unfinished.txt").exists()
+
+
+def test_a_sweep_may_be_over_several_folders_of_images(tmp_path, monkeypatch, capsys):
+    """Each base names its own; runs on one of them see the same images, and are not held against the others."""
+
+    def run_here(runs, at_once, threads, show):
+        done = {run.name: execute(run.recipe, Lines()) for run in runs}
+        return {name: Outcome(run.record, run.records) for name, run in done.items()}
+
+    monkeypatch.setattr(command, "run_processes", run_here)
+    path = write_sweep(tmp_path, "{base: [few.yaml, many.yaml], seeds: [0, 1]}")
+    for name, count in (("few", 8), ("many", 12)):
+        folder = image_folder(tmp_path / name, train=count)
+        base = {**TINY, **RUN, "run": name, "data_dir": str(folder), "out_dir": str(tmp_path), "epochs": 1}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**base, "drop_start": 0, "drop_end": 0}))
+    for _ in range(2):  # trained, and looked up
+        assert command.main([str(path), "--processes", "1"]) == 0
+    assert command.main([str(path), "--tables"]) == 0
+    runs = read_runs(tmp_path / "runs" / "question")
+    assert [run.cell for run in runs] == ["few", "many", "few", "many"] and len({run.data for run in runs}) == 2
+    assert "4 of 4 runs are finished" in capsys.readouterr().out
