@@ -62,10 +62,12 @@ def test_the_share_is_of_what_the_run_keeps(tiny, tiny_shapes, score, choice):
 
 def test_methods_that_cannot_leave_half_are_named(run, capsys):
     found = methods(run.recipe.replace(depth=4))
-    few = {name: recipe.replace(image_size=16, stem_stride=8) for name, recipe in found.items() if name == "random_ltd"}
+    few = {"tome": found["tome"].replace(image_size=16, stem_stride=8)}  # a pair in each of 4 blocks, or none
     figure = space.fates(run, space.one_image(run, 3), few)
-    assert "left out: random-LTD keeps all 4 tokens" in capsys.readouterr().out
+    assert "left out: ToMe keeps all 4 tokens" in capsys.readouterr().out
     assert [axes.get_title() for axes in figure.axes][:1] == ["the image"]
+    assert "random_ltd" not in space.methods(run.recipe.replace(depth=4, image_size=16, stem_stride=8))
+    assert "left out: random-LTD" in (said := capsys.readouterr().out) and "no multiple of it is below" in said
 
 
 def test_the_course_of_a_method_does_not_hang_on_the_length_of_the_run():
