@@ -193,8 +193,8 @@ def test_a_run_that_is_cut_is_saved_and_a_failure_is_passed_on(tmp_path, monkeyp
 
 
 def test_a_number_of_processes_is_refused_before_anything_runs(tmp_path, capsys):
-    for command_line in (reproduce.main, sweep_command.main):
+    for command, more in ((reproduce, ["--no-bench", "--minutes", "0"]), (sweep_command, [])):
         with pytest.raises(SystemExit) as refusal:
-            command_line([str(tmp_path), "--processes", "0"])
+            command.main([str(tmp_path), "--processes", "0", *more])
         assert refusal.value.code == 2
         assert "--processes: must be a whole number of at least 1; got '0'" in capsys.readouterr().err

@@ -58,6 +58,8 @@ def test_a_number_is_what_the_last_of_several_blocks_keeps(tiny):
         (point,) = points(policy, [str(kept)])
         reached, left = point.keep
         assert left == kept and 64 * left == pytest.approx(reached**2, rel=0.2)  # both drop about as large a share
+    (policy,) = policies(tiny(drop_blocks="0, 1", image_size=20), [])
+    assert [points(policy, [str(kept)])[0].kept for kept in range(2, 99)] == [*range(2, 99)]  # 28 / 100 * 100 > 28
     (policy,) = policies(tiny(drop_blocks="0, 1", drop_shares="1, 1.5"), [])
     assert [point.kept for point in points(policy, ["48", "2", "64"])] == [64, 48, 2]
     assert points(policy, [".75"])[0].keep == (48, 30)  # a share is that of each drop
