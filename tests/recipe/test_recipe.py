@@ -40,6 +40,10 @@ FILES = sorted((ROOT / "parameters").glob("*.yaml"))
         ({"drop_method": "evovit"}, ["drop_method", "'evovit'", "did you mean evo_vit?"]),
         ({"drop_method": "tome", "drop_fate": "fuse"}, ["drop_method = 'tome'", "drop_fate = 'fuse'", "has its own"]),
         ({"drop_method": "tome", "drop_final": 0.95}, ["drop_final = 0.95", "depth = 4", "leaves more"]),
+        (
+            {"drop_method": "tome", "drop_shape": "steps", "drop_stages": ".05/1 at 1/1"},
+            ["drop_method = 'tome', drop_stages = '.05/1 at 1/1', depth = 4", "leaves more"],
+        ),
         ({"drop_method": "tome", "drop_blocks": "0, 1"}, ["drop_blocks = '0, 1'", "in every block"]),
         ({"drop_method": "tome", "drop_blocks": "2"}, ["drop_method = 'tome'", "drop_blocks = '2'", "in every block"]),
         ({"drop_method": "evo_vit", "drop_blocks": "1, 2"}, ["drop_blocks = (1, 2)", "one number of tokens"]),

@@ -1,5 +1,7 @@
 """Pictures of the space of token reduction: what they say of methods, and the pixels that they paint."""
 
+import math
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from ptd_core.evaluation.provenance import FUSED, GONE, Provenance
 from ptd_core.recipe import Recipe
 from ptd_core.schedule import DropSchedule, Stages
 from ptd_core.token_drop import TokenDrop
+from ptd_core.views.choosing import points_figure
 from ptd_core.views.provenance import painted, provenance_figure
 from ptd_core.views.space import AXES, axis_rows, cost_figure, courses_figure, place_figure, space_figure, traits
 
@@ -124,3 +127,11 @@ def test_the_picture_of_methods_says_what_its_colours_mean():
     ]  # fmt: skip
     borders = [len(axes.lines) for axes in figure.axes[:3]]
     assert borders == [0, 2, 4]  # of 2 with 0 and with 3; between all four
+
+
+@pytest.mark.parametrize("share", [60.0, math.nan])
+def test_points_stand_beside_chance_by_name(share):
+    figure = points_figure({"centre": (40.0, share, 1.5), "random": (30.0, share, 1.5)}, chance=10.0)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["centre", "random", "chance"]
+    for axes in figure.axes:
+        assert [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":"] == [[10.0, 10.0]]
