@@ -12,13 +12,14 @@
 # **The question.** A vision transformer spends the same work on every patch of an image, also on the sky and the
 # lawn. Can it *train* on fewer patches, chosen by itself, and still use all of them when it is done?
 #
-# Progressive Token Drop (PTD) answers with three ideas. They are those of a public repository,
-# aumkeshchaudhary/Progressive-Token-Drop-ViT, called *the original* below; it trains 3.04 million parameters on
-# CIFAR-100, for 200 epochs.
+# Progressive Token Drop (PTD) answers with three ideas:
 #
 # 1. one block of the network keeps only the patch tokens that the class token attends to most;
 # 2. how many it drops follows a curriculum: none at first, then gradually more;
 # 3. evaluation never drops anything, so the trained network is an ordinary vision transformer.
+#
+# They are those of a public repository, aumkeshchaudhary/Progressive-Token-Drop-ViT, called *the original* below; it
+# trains 3.04 million parameters on CIFAR-100, for 200 epochs.
 #
 # This chapter builds each idea from its equation, trains a model with it, looks at what was kept, and measures what
 # was gained. Chapter 1, `baseline`, trains the same network with all tokens, and explains its parts to those who know
