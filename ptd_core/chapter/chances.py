@@ -27,10 +27,14 @@ def chances(after: Answer, *before: Answer) -> str:
         alike = [arm for arm in known if arm.arm in after.recipes] or (known if len(known) == 1 else [])
         for arm in alike:
             sd = statistics.stdev(arm.loss.differences)
-            shares = (f"{100 * share:.0f} %" for share in _of_no_loss(sd, len(after.seeds)))
+            shares = (_percent(share) for share in _of_no_loss(sd, len(after.seeds)))
             rows.append([f"{arm.arm}, {one.question}", len(arm.loss.seeds), f"{sd:.2f} points", *shares])
     header = ["differences of", "seeds", "standard deviation", *(f"{loss:+.1f} points" for loss in LOSSES)]
     return markdown_table(header, rows) if rows else ""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.{1 if share < 0.1 else 0}f} %"
 
 
 def _of_no_loss(sd: float, seeds: int) -> list[float]:

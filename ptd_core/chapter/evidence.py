@@ -112,7 +112,7 @@ def accuracies(one: Answer) -> Figure | Markdown:
 
 def differences(one: Answer) -> Figure | Markdown:
     """Each arm minus its controls, seed by seed."""
-    return effects_figure(_short(one.effects), where_run(one.cells)) if one.effects else _nothing(one)
+    return effects_figure(one.effects, one.cells, arm_name) if one.effects else _nothing(one)
 
 
 def effects(one: Answer) -> Markdown:

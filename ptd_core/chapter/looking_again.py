@@ -13,6 +13,7 @@ from ptd_core.records.statistics import points, t_interval
 
 FEEDBACK, FEWER = RECORDS / "feedback", RECORDS / "fewer_tokens"
 _BLOCK = 0  # the block that drops tokens in the evidence's PTD
+_LATER = 2  # where evaluation drops some too
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Feedback:
         return Found(
             MEASURED if self.open else _verdict(attended, back),
             f"attention on the {row.kept} of {row.tokens} tokens that it would keep, after the last epoch: "
-            f"{points(attended)} against a model trained with all tokens; of the tokens that it would leave out, while "
-            f"training drops as many, {statistics.mean(back):.1f} % ({low:.1f} to {high:.1f}) would be kept an epoch "
-            f"later (without dropping {statistics.mean(usual):.1f} %, by chance {100 * row.kept / row.tokens:.0f} %)",
+            f"{points(attended)} against a model trained with all tokens, {_seen(attended)}; of the tokens that it "
+            f"would leave out, while training drops as many, {statistics.mean(back):.1f} % ({low:.1f} to {high:.1f}) "
+            f"would be kept an epoch later (without dropping {statistics.mean(usual):.1f} %, by chance "
+            f"{100 * row.kept / row.tokens:.0f} %)",
         )
 
 
@@ -64,6 +66,11 @@ def _by_seed(rows: list[feedback.Row], arm: str) -> dict[int, dict[int, feedback
 def _returned(run: dict[int, feedback.Row], epochs: set[int]) -> float:
     """Of the tokens left out after an epoch, those kept after the next, in percent: mean over these epochs."""
     return 100 * statistics.mean(run[epoch].returned for epoch in epochs)
+
+
+def _seen(attended: list[float]) -> str:
+    low, high = t_interval(attended)
+    return "more" if low > 0 else "less" if high < 0 else "no difference seen"
 
 
 def _verdict(attended: list[float], back: list[float]) -> str:
@@ -101,13 +108,15 @@ class NothingLost:
 
     def found(self) -> Found:
         rows = table.read(self.folder) if (self.folder / table.FILE).exists() else []
-        lost, by_chance = (list(_losses(rows, "all_tokens", score).values()) for score in ("class_attention", "random"))
+        asked = (("class_attention", _BLOCK, 2), ("random", _BLOCK, 2), ("random", _LATER, 4))
+        lost, *by_chance = (list(_losses(rows, "all_tokens", *one).values()) for one in asked)
         if len(lost) < 2:
             return Found(NOT_TESTED, "python -m ptd_core.evaluate measures it; fewer than two seeds are recorded")
         low, high = t_interval(lost)
-        text = f"half of the tokens at evaluation, by class attention: {points(lost)}"
-        text += f"; by chance: {points(by_chance)}" if by_chance else ""
-        return Found(verdict(low, high, NO_LOSS), "; ".join(filter(None, [text, self.also.format_map(figures())])))
+        text = [f"half of the tokens at evaluation in block {_BLOCK}, by class attention: {points(lost)}"]
+        ways = ("by chance", f"a quarter of them in block {_LATER}, by chance")
+        text += [f"{way}: {points(found)}" for way, found in zip(ways, by_chance) if found]
+        return Found(verdict(low, high, NO_LOSS), "; ".join(filter(None, [*text, self.also.format_map(figures())])))
 
 
 def _half(rows: list[table.Row], score: str, by: str) -> str:
@@ -123,10 +132,10 @@ def _half(rows: list[table.Row], score: str, by: str) -> str:
     )
 
 
-def _losses(rows: list[table.Row], arm: str, score: str) -> dict[int, float]:
-    """What half of the tokens, in the block that drops in training, change against all of them, by seed."""
+def _losses(rows: list[table.Row], arm: str, score: str, block: int = _BLOCK, parts: int = 2) -> dict[int, float]:
+    """What one of so many parts of the tokens, in a block, changes against all of them, by seed."""
     of_arm = [row for row in rows if row.run.startswith(f"{BASE}{arm}_seed")]
     whole = {row.seed: row for row in of_arm if row.whole}
-    here = [row for row in of_arm if (row.method, row.score, row.blocks) == ("token_drop", score, str(_BLOCK))]
-    half = {row.seed: row for row in here if row.seed in whole and 2 * row.kept == whole[row.seed].kept}
-    return {seed: half[seed].accuracy - whole[seed].accuracy for seed in sorted(half)}
+    here = [row for row in of_arm if (row.method, row.score, row.blocks) == ("token_drop", score, str(block))]
+    part = {row.seed: row for row in here if row.seed in whole and parts * row.kept == whole[row.seed].kept}
+    return {seed: part[seed].accuracy - whole[seed].accuracy for seed in sorted(part)}

@@ -98,7 +98,7 @@ def in_fewer_epochs(recipes: dict[str, Recipe], arm: str) -> bool:
 def recommended(found: list[Candidate]) -> str:
     """Markdown: what speaks for each arm and against it, and the one that the rule chooses, or that it chooses none."""
     header = ["arm", "faster, by operations", "against all tokens", "no loss", "against fewer epochs",
-              "their operations, of the arm's", "better", "passes"]  # fmt: skip
+              "its operations, of the arm's", "better", "passes"]  # fmt: skip
     rows = []
     for one in found:
         no_loss = _yes(one, one.no_loss, "a loss" if one.loss_shown else "not shown")
@@ -141,12 +141,11 @@ def _why_none(found: list[Candidate]) -> str:
     losing = sum(one.loss_shown for one in found)
     slow = sum(one.no_loss and not one.beats_equal_time for one in found)
     unknown = len(found) - losing - slow
-    loss = f"a loss of more than {-NO_LOSS} points"
-    neither = "neither that nor no loss" if losing else f"neither {loss} nor no loss is shown"
+    lose = f"lose more than {-NO_LOSS} points"
     parts = [
-        losing and f"{loss} is shown of {losing}",
-        unknown and f"{neither} of {unknown}",
-        slow and f"{slow} with no loss would not beat as much time with all tokens",
+        losing and f"{losing} {lose}",
+        unknown and f"of {unknown} it is not known{'' if losing else f' whether they {lose}'}",
+        slow and f"{slow} with no loss would not beat all tokens for as many operations",
     ]
     return ", ".join(filter(None, parts))
 
@@ -158,7 +157,7 @@ def _outcome(one: Candidate) -> str:
         return f"{one.arm} loses more than {-NO_LOSS} points"
     if not one.no_loss:
         return f"{one.arm} is undecided, as its interval reaches below and above {NO_LOSS} points"
-    return f"{one.arm} loses nothing, and does not beat as much time with all tokens"
+    return f"{one.arm} loses nothing, and does not beat all tokens for as many operations"
 
 
 def _saves(one: Candidate) -> str:

@@ -7,7 +7,7 @@ from ptd_core.records.effects import EFFECTS, compared, effects_table, write_eff
 from ptd_core.records.finished_runs import mark_unfinished, read_runs, write_epochs, write_runs
 from ptd_core.sweep.plan import Plan
 from ptd_core.sweep.published import Row, refuse_other_images
-from ptd_core.views.comparison import compare, where_run
+from ptd_core.views.comparison import compare
 from ptd_core.views.effects import effects_figure
 from ptd_core.views.style import save_figure
 
@@ -38,7 +38,7 @@ def save_effects(plan: Plan, cells: list[Cell]) -> str:
             (plan.folder.path / stale).unlink(missing_ok=True)
         return ""
     write_effects(found, plan.folder.path)
-    save_figure(effects_figure(found, where_run(cells)), plan.folder.path / "effects.png")
+    save_figure(effects_figure(found, cells), plan.folder.path / "effects.png")
     return effects_table(found)
 
 

@@ -30,7 +30,8 @@ def pays_figure(arms: list[Arm], stamp: str = "") -> Figure:
     figure = new_figure(stamp, (7.4, 4.6))
     axes = figure.subplots()
     line = sorted((arm for arm in arms if arm.all_tokens), key=lambda arm: arm.cost)
-    axes.plot([arm.cost for arm in line], [statistics.mean(arm.accuracies) for arm in line], color=GREY, zorder=1)
+    axes.plot([arm.cost for arm in line], [statistics.mean(arm.accuracies) for arm in line], color=GREY, zorder=1,
+              label="all tokens, by epochs")  # fmt: skip
     others = [arm for arm in arms if not arm.all_tokens]
     marked = [*((arm, GREY, "o") for arm in line), *((arm, *look(number)) for number, arm in enumerate(others))]
     for arm, colour, marker in marked:
@@ -42,8 +43,9 @@ def pays_figure(arms: list[Arm], stamp: str = "") -> Figure:
         label = None if arm.all_tokens else readable(f"{arm.name} (n = {len(arm.accuracies)})")
         axes.plot([arm.cost], [mean], marker, color=colour, label=label, zorder=4)
         if arm.all_tokens:
-            axes.annotate(readable(arm.name), (arm.cost, mean), fontsize=6, xytext=(3, -8), textcoords="offset points")
-    axes.set_xlabel("operations of the whole training, control = 1")
+            side = {"xytext": (-5, 5), "ha": "right"} if arm is line[-1] else {"xytext": (3, -8)}  # within the frame
+            axes.annotate(readable(arm.name), (arm.cost, mean), fontsize=6, textcoords="offset points", **side)
+    axes.set_xlabel("operations of the whole training, all tokens in all epochs = 1")
     axes.set_ylabel("test accuracy, last epoch (%)")
     axes.grid()
     if others:

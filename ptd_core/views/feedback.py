@@ -14,7 +14,7 @@ _STYLES = ("-", "--", ":", "-.")
 _PANELS = (
     ("entropy", "entropy of attention\n(1: uniform)", 1),
     ("changed", "kept tokens not kept\none epoch before (%)", 100),
-    ("until_end", "kept tokens dropped\nat the end (%)", 100),
+    ("until_end", "kept tokens that the last\nepoch's model drops (%)", 100),
 )
 
 
@@ -33,6 +33,7 @@ def feedback_figure(rows: list[Row]) -> Figure:
     for (cell, block), epochs in feedback.lines(rows).items():
         colour, marker = look(cells.index(cell))
         width = 3 if cell == cells[0] else 1.2  # one line upon another is seen
+        fill = "full" if block == blocks[0] else "none"
         for panel, (name, _, scale) in zip(axes, _PANELS):
             known = {
                 epoch: [scale * getattr(row, name) for row in group]
@@ -42,16 +43,18 @@ def feedback_figure(rows: list[Row]) -> Figure:
             panel.plot(
                 list(known), [mean_and_sd(values)[0] for values in known.values()],
                 _STYLES[blocks.index(block) % len(_STYLES)], color=colour, marker=marker, markevery=[], linewidth=width,
+                fillstyle=fill,
                 label=readable(f"{cell}, block {block}"),
             )  # fmt: skip
             for epoch, values in known.items():
-                panel.plot([epoch] * len(values), values, marker, color=colour, markersize=3)
+                panel.plot([epoch] * len(values), values, marker, color=colour, markersize=3, fillstyle=fill)
     for panel, (name, label, scale) in zip(axes, _PANELS):
         panel.set_ylabel(label)
         panel.grid(axis="y")
         if name != "entropy":
-            panel.axhline(scale * (1 - first.kept / first.tokens), color=GREY, linewidth=1)
+            panel.axhline(scale * (1 - first.kept / first.tokens), color=GREY, linewidth=1, label="by chance")
     axes[-1].set_xlabel("finished epochs")
-    handles, labels = axes[0].get_legend_handles_labels()
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    handles, labels = axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2, fontsize=7)
     return figure

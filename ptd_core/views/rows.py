@@ -8,9 +8,12 @@ from ptd_core.paths import readable
 from ptd_core.views.style import RED
 
 
-def seed_row(axes: Axes, place: int, values: Sequence[float], middle: float, **style: object) -> None:
-    """One row of points, which `style` is for, and its line; `place` counts rows from the top, from 0."""
-    axes.plot(values, [place] * len(values), "o", **style)
+def seed_row(
+    axes: Axes, place: int, values: Sequence[float], middle: float, below: float = 0.0, **style: object
+) -> None:
+    """One row of points, which `style` is for, and its line; `place` counts rows from the top, from 0. below: by how
+    much of a row the points stand lower."""
+    axes.plot(values, [place + below] * len(values), "o", **style)
     axes.plot([middle] * 2, [place - 0.3, place + 0.3], color=RED)
 
 

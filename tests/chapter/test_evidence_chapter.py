@@ -100,7 +100,9 @@ def test_the_picture_joins_all_tokens_and_shows_every_seed():
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.5, 1.0], [30.0, 40.5])
     points = sorted(value for drawn in axes.lines if drawn.get_marker() == "." for value in drawn.get_ydata())
     assert points == sorted(value for arm in arms for value in arm.accuracies)
-    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["ptd (n = 3)"]
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == [
+        "all tokens, by epochs", "ptd (n = 3)"
+    ]  # fmt: skip
 
 
 def test_many_arms_have_a_mark_each():

@@ -131,7 +131,11 @@ def test_an_open_question_counts_what_can_be_told_from_chance(records):
     records["place"] = made_up("place", arms)
     verdict, text = Measured("place").found()
     # ptd and block_1 against all tokens, block_1 against ptd: only the first is the same for both seeds
-    assert verdict == "measured" and text.startswith("in place 1 of 3 ") and "ptd against all_tokens +1.00" in text
+    assert (
+        verdict == "measured"
+        and text.startswith("in place 1 of 3 intervals lies clear of zero")
+        and "ptd against all_tokens +1.00" in text
+    )
 
 
 def test_what_has_no_records_says_which_file_asks(records):

@@ -6,8 +6,9 @@ import statistics
 
 import pytest
 
-from ptd_core.chapter.looking_again import Feedback, FewerTokens, NothingLost
+from ptd_core.chapter.looking_again import FEWER, Feedback, FewerTokens, NothingLost
 from ptd_core.evaluation import feedback, table
+from ptd_core.records.statistics import t_interval
 
 
 def attention_rows(on_kept, returned, seeds=3, epochs=4):
@@ -46,6 +47,8 @@ def test_a_verdict_needs_concentration_and_no_return(tmp_path, on_kept, returned
     found = Feedback(tmp_path).found()
     mean = statistics.mean(100 * (on_kept + 0.001 * seed) for seed in range(3))
     assert found.verdict == verdict and f"the last epoch: {mean:+.2f} points" in found.text and "n = 3" in found.text
+    seen = {0.1: "more", 0.001: "no difference seen", -0.1: "less"}[on_kept]
+    assert f"with all tokens, {seen}; of the tokens that" in found.text
     assert "attention on the 41 of 64 tokens that it would keep" in found.text
     same = f"{100 * returned:.1f}"
     assert f"while training drops as many, {same} % ({same} to {same}) would be kept an epoch later" in found.text
@@ -121,7 +124,22 @@ def test_nothing_is_lost_where_the_interval_lies_above_the_limit(tmp_path, lost,
     said = f"by class attention: {-lost:+.2f} points ({-lost - half:+.2f} to {-lost + half:+.2f}, n = 3); with half 8"
     assert found.verdict == verdict and said in found.text
     table.write([*rows, evaluated("all_tokens", 1, 32, 40.5, score="random")], tmp_path)
-    assert "; by chance: -0.50 points, one seed" in NothingLost(tmp_path).found().text
+    text = NothingLost(tmp_path).found().text
+    assert text.endswith("; by chance: -0.50 points, one seed")
+    later = dataclasses.replace(evaluated("all_tokens", 2, 16, 41.75, score="random"), blocks="2")
+    table.write([*rows, later, dataclasses.replace(later, kept=32, accuracy=0.0)], tmp_path)
+    text = NothingLost(tmp_path).found().text
+    assert "; by" not in text and text.endswith("; a quarter of them in block 2, by chance: -0.25 points, one seed")
+
+
+def test_what_the_chapter_says_of_a_quarter_of_the_tokens_is_recorded():
+    """In words: in block 0, class attention did worse than chance in all six models, and no interval shows it."""
+    rows = [row for row in table.read(FEWER) if (row.method, row.blocks, row.kept) == ("token_drop", "0", 16)]
+    for arm in ("all_tokens", "ptd"):
+        found = {(row.score, row.seed): row.accuracy for row in rows if row.run.startswith(f"evidence_{arm}_seed")}
+        seeds = sorted({seed for _, seed in found})
+        differences = [found["class_attention", seed] - found["random", seed] for seed in seeds]
+        assert len(seeds) == 3 and max(differences) < 0 < t_interval(differences)[1], arm
 
 
 def test_without_records_it_is_not_tested(tmp_path):
