@@ -382,7 +382,7 @@ evidence.finding(scores_five_seeds, findings)
 # %% [markdown]
 # ## Which block, which curriculum
 #
-# Two seeds each: only large differences can be seen.
+# Two seeds each: only large differences can be seen, and where both happen to agree the interval is narrow by luck.
 
 # %%
 place = evidence.found("place", again)
