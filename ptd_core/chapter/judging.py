@@ -141,7 +141,8 @@ class Measured:
     def found(self) -> Found:
         if self.pairs:
             return self._sizes()
-        effects = [one for one in answered(self.question).effects if not math.isnan(one.t_low)]
+        question = answered(self.question)
+        effects = [one for one in question.effects if not math.isnan(one.t_low)]
         if not effects:
             return _no_records(self.question)
         told = [one for one in effects if one.t_low > 0 or one.t_high < 0]
@@ -149,8 +150,8 @@ class Measured:
         lie = "lies" if len(told) == 1 else "lie"
         return Found(
             MEASURED,
-            f"in {self.question} {len(told)} of {len(effects)} intervals {lie} clear of zero, as by luck about one in "
-            f"twenty would; the largest difference: "
+            f"{_so_far(question)}in {self.question} {len(told)} of {len(effects)} intervals {lie} clear of zero, as by "
+            f"luck about one in twenty would; the largest difference: "
             f"{arm_name(largest.arm)} against {arm_name(largest.control)} {in_words(largest)}",
         )
 
@@ -226,8 +227,13 @@ def figures() -> dict[str, float | str]:
     }
 
 
+def _so_far(one: Answer) -> str:
+    runs, missing = len(one.plan.runs), len(one.missing)
+    return f"so far, {runs - missing} of {runs} runs: " if missing else ""
+
+
 def _mean_of(question: str, arm: str, result: str) -> float:
-    return statistics.mean(answered(question).cell(arm).values(result))
+    return statistics.mean(answer(question).cell(arm).values(result))
 
 
 def _step_at_35(machine: str) -> dict:

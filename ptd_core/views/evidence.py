@@ -30,8 +30,9 @@ def pays_figure(arms: list[Arm], stamp: str = "") -> Figure:
     figure = new_figure(stamp, (7.4, 4.6))
     axes = figure.subplots()
     line = sorted((arm for arm in arms if arm.all_tokens), key=lambda arm: arm.cost)
-    axes.plot([arm.cost for arm in line], [statistics.mean(arm.accuracies) for arm in line], color=GREY, zorder=1,
-              label="all tokens, by epochs")  # fmt: skip
+    means = [statistics.mean(arm.accuracies) for arm in line]
+    if line:
+        axes.plot([arm.cost for arm in line], means, color=GREY, zorder=1, label="all tokens, by epochs")
     others = [arm for arm in arms if not arm.all_tokens]
     marked = [*((arm, GREY, "o") for arm in line), *((arm, *look(number)) for number, arm in enumerate(others))]
     for arm, colour, marker in marked:

@@ -133,7 +133,7 @@ def test_an_open_question_counts_what_can_be_told_from_chance(records):
     # ptd and block_1 against all tokens, block_1 against ptd: only the first is the same for both seeds
     assert (
         verdict == "measured"
-        and text.startswith("in place 1 of 3 intervals lies clear of zero")
+        and text.startswith("so far, 6 of 12 runs: in place 1 of 3 intervals lies clear of zero")
         and "ptd against all_tokens +1.00" in text
     )
 
