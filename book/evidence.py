@@ -72,7 +72,8 @@ in_short = """
   the interval above -0.3.
 - Against all tokens in fewer epochs, for about as many operations: {steps_40_block_0-all_tokens_14:size}.
 """
-evidence.finding(evidence.found("confirm", again), in_short)
+confirm = evidence.found("confirm", again)
+evidence.finding(confirm, in_short)
 
 # %% [markdown]
 # ## The model size
@@ -245,7 +246,6 @@ evidence.recommended(steeper)
 # differences, that of seeds known before; the cell is the chance that fifteen seeds show no loss.
 
 # %%
-confirm = evidence.found("confirm", again)
 evidence.status(confirm)
 
 # %%

@@ -35,10 +35,11 @@ def effects_figure(effects: list[Effect], cells: list[Cell], name: Callable[[str
     panels: dict[bool, list[Effect]] = {}
     for one in effects:
         panels.setdefault(epochs[one.arm] == epochs[one.control], []).append(one)
+    panels = dict(sorted(panels.items(), reverse=True))  # of as many epochs first
     figure = new_figure(where_run(cells), (7.4, 0.38 * len(effects) + 0.5 * len(panels) + 1.2))
-    heights = [len(panel) for _, panel in sorted(panels.items(), reverse=True)]
+    heights = [len(panel) for panel in panels.values()]
     all_axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for axes, (alike, panel) in zip(all_axes, sorted(panels.items(), reverse=True)):
+    for axes, (alike, panel) in zip(all_axes, panels.items()):
         _panel(axes, panel, name)
         if len(panels) > 1:
             axes.set_title(f"controls of {'as many' if alike else 'other numbers of'} epochs", fontsize=8, loc="left")

@@ -48,7 +48,7 @@ def fewer_tokens_figure(rows: list[Row]) -> Figure:
             _panel(axes, of_cell, value, called, by_block)
         if len(cells) > 1:
             column[0].set_title(readable(cell), fontsize=8)
-        aside = "\n(points of one number side by side)" if len(called) > 2 else ""
+        aside = "\n(points of one number side by side)" if len(called) > 1 else ""
         column[-1].set_xlabel("block that drops tokens" if by_block else f"kept patch tokens{aside}")
     for axes, (_, label) in zip(grid[:, 0], panels):
         axes.set_ylabel(label)
