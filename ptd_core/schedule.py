@@ -90,6 +90,13 @@ class DropSchedule:
         if self.tail < 0 or self.multiple < 1:
             raise ValueError(f"tail must be at least 0 and multiple at least 1; got {self.tail} and {self.multiple}")
 
+    @property
+    def given_ratios(self) -> dict[str, tuple[float, ...]]:
+        """The drop ratios it is given, by field. An epoch's lies between them, or is 0."""
+        if self.stages:  # of the shape that has no use for the other two
+            return {"stages": tuple(1 - kept for kept in self.stages.values)}
+        return {"init": (self.init,), "final": (self.final,)}
+
     def ratio(self, epoch: int) -> float:
         """d(t), the share of patch tokens to drop at an epoch."""
         if self.tail and epoch >= self.epochs - self.tail:

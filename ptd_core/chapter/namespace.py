@@ -54,9 +54,9 @@ def read_recipe(namespace: dict[str, Any], before: Names, chapter: str) -> Recip
     """
     recipe = Recipe.from_values(given_values(namespace, before, Recipe.model_fields), source="parameters")
     if chapter == "baseline" and recipe.chapter != "baseline":
-        drops, none = f"drop_init = {recipe.drop_init}, drop_final = {recipe.drop_final}", "set both to 0"
-        if recipe.schedule.stages:  # the shape that has no use for those two
-            drops, none = f"drop_stages = {recipe.drop_stages}", "leave out drop_shape and drop_stages"
+        asked = [f"drop_{name}" for name in recipe.schedule.given_ratios]
+        drops = ", ".join(f"{name} = {getattr(recipe, name)}" for name in asked)
+        none = "leave out drop_shape and drop_stages" if "drop_stages" in asked else "set both to 0"
         raise RecipeError(f"parameters: {drops}: this chapter trains with all tokens; {none}, or use the chapter ptd")
     before.read = True
     return recipe

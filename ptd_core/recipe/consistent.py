@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, NoReturn
 
 from ptd_core.parameters import decimals, stages
-from ptd_core.schedule import TO_END, DropSchedule
+from ptd_core.schedule import TO_END
 
 if TYPE_CHECKING:
     from ptd_core.recipe.recipe import Recipe
@@ -152,13 +152,10 @@ def _kept_tokens(recipe: "Recipe") -> None:
     sides = [int(side) for side in _sides(recipe)]
     tokens = recipe.grid_at(min(sides)) ** 2
     size = f"{'size_stages' if recipe.size_stages else 'image_size'} {_of_model(recipe, 'stem_stride')}"
-    ratios = [("drop_init", recipe.drop_init), ("drop_final", recipe.drop_final)]
-    if schedule.stages:  # the shape that has no use for those two
-        ratios = [("drop_stages", 1 - kept) for kept in schedule.stages.values]
-    final = ratios[-1][0]
-    for name, ratio in ratios:
-        if DropSchedule.tokens_at_ratio(ratio, tokens) < 1:
-            _refuse(recipe, f"{name} {size}", f"of {tokens} patch tokens less than one would be kept")
+    for name, ratios in schedule.given_ratios.items():
+        if schedule.tokens_at_ratio(max(ratios), tokens) < 1:
+            _refuse(recipe, f"drop_{name} {size}", f"of {tokens} patch tokens less than one would be kept")
+    final = f"drop_{list(schedule.given_ratios)[-1]}"
     if recipe.chapter == "ptd" and 1 < recipe.vit.patch_tokens <= recipe.drop_multiple:
         why = f"no multiple of it is below the {recipe.vit.patch_tokens} patch tokens: none would be dropped"
         _refuse(recipe, f"drop_multiple image_size {_of_model(recipe, 'stem_stride')}", why)

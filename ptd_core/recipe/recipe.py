@@ -117,9 +117,7 @@ class Recipe(Parts):
     @property
     def chapter(self) -> str:
         """The chapter that this run belongs to: "ptd" if it ever asks for token drop, else "baseline"."""
-        kept = self.schedule.stages
-        asks = min(kept.values) < 1 if kept else self.drop_init > 0 or self.drop_final > 0
-        return "ptd" if asks else "baseline"
+        return "ptd" if any(map(any, self.schedule.given_ratios.values())) else "baseline"
 
     @property
     def run_name(self) -> str:
