@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ptd_core.errors import OutputError
 from ptd_core.records.finished_runs import RUNS, FinishedRun, read_runs
+from ptd_core.records.markdown import markdown_table
 from ptd_core.records.run_record import RunRecord
 from ptd_core.records.statistics import spread
 
@@ -102,12 +103,10 @@ def _distinct(names: list[tuple[str, ...]]) -> list[str]:
 
 def table(cells: list[Cell]) -> str:
     """Markdown: test accuracy of the last epoch is the headline; the best epoch chosen on test stands apart."""
-    lines = [
-        "| run | seeds | test accuracy, last epoch | raw weights | best on test | train, clean images |",
-        "|---|---|---|---|---|---|",
-    ]
+    header = ["run", "seeds", "test accuracy, last epoch", "raw weights", "best on test", "train, clean images"]
     results = ("test_accuracy", "test_accuracy_raw", "best_on_test", "clean_train_accuracy")
+    rows = []
     for cell in cells:
         seeds = ", ".join(str(run.seed) for run in cell.runs)
-        lines.append("| " + " | ".join([cell.name, seeds, *(spread(cell.values(name)) for name in results)]) + " |")
-    return "\n".join(lines)
+        rows.append([cell.name, seeds, *(spread(cell.values(name)) for name in results)])
+    return markdown_table(header, rows)

@@ -11,6 +11,7 @@ from ptd_core.errors import OutputError
 from ptd_core.records import history
 from ptd_core.records.cells import Cell
 from ptd_core.records.finished_runs import FinishedRun
+from ptd_core.records.markdown import markdown_table
 from ptd_core.records.stamp import places
 from ptd_core.records.statistics import bootstrap_interval, mean_and_sd, points, t_interval
 
@@ -170,19 +171,12 @@ def effects_table(effects: list[Effect], timed: bool = True) -> str:
     """
     gains = ["faster, by operations", *(["by the clock"] if timed else [])]
     header = ["arm", "control", "n", "mean difference", "95 % bootstrap", "95 % t", *gains, "verdict"]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    rows = []
     for one in effects:
         intervals = [f"{low:+.2f} to {high:+.2f}" for low, high in ((one.low, one.high), (one.t_low, one.t_high))]
         if math.isnan(one.low):
             intervals = ["-", "-"]
-        cells = [
-            one.arm,
-            one.control,
-            len(one.seeds),
-            f"{one.mean:+.2f}",
-            *intervals,
-            *("-" if math.isnan(gain) else f"{gain:.2f}x" for gain in (one.predicted, one.faster)[: len(gains)]),
-            one.verdict,
-        ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        sizes = f"{one.mean:+.2f}", *intervals
+        times = ("-" if math.isnan(gain) else f"{gain:.2f}x" for gain in (one.predicted, one.faster)[: len(gains)])
+        rows.append([one.arm, one.control, len(one.seeds), *sizes, *times, one.verdict])
+    return markdown_table(header, rows)
