@@ -52,6 +52,19 @@ def test_an_epoch_left_out_costs_all_tokens_as_much_as_the_chapter_says():
         assert one.effect("all_tokens", f"all_tokens_{epochs}").mean / (20 - epochs) > 0.5
 
 
+def test_what_the_chapter_says_of_the_curriculum_is_recorded():
+    """In words: two of nine intervals keep clear of zero, and there the arm with more operations is more accurate."""
+    one = answer("curriculum")
+    clear = [effect for effect in one.effects if effect.t_low > 0 or effect.t_high < 0]
+    assert (len(clear), len(one.effects)) == (2, 9) and (
+        one.recipes["ptd"].drop_start,
+        one.recipes["ptd"].drop_end,
+    ) == (4, 14)
+    for effect in clear:
+        assert len(effect.seeds) == 2 and abs(effect.differences[0] - effect.differences[1]) < 0.0201
+        assert (effect.mean > 0) == (effect.predicted < 1)
+
+
 @pytest.mark.skipif(not LOGS.is_dir(), reason="the original's logs are not at ../shared/reference")
 def test_what_is_said_of_the_logs_is_in_them():
     with open(LOGS / "baseline_metrics.csv") as file:
