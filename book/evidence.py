@@ -414,8 +414,8 @@ findings = """
 evidence.finding(curriculum, findings)
 
 # %% [markdown]
-# Two of nine intervals keep clear of zero, where both seeds agree to 0.02 points. Both say that the arm that drops fewer
-# tokens is more accurate; it also costs more, and nothing here is compared at equal cost.
+# Two of nine intervals keep clear of zero, where both seeds agree to 0.02 points. Both say that the arm that drops
+# fewer tokens is more accurate; it also costs more, and nothing here is compared at equal cost.
 
 # %% [markdown]
 # ## Does attention feed back on itself?

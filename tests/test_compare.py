@@ -1,6 +1,8 @@
 """Comparing runs: grouping by recipe, mean and spread, tables of sweeps, refusals."""
 
+import csv
 import dataclasses
+import statistics
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from ptd_core.records.statistics import mean_and_sd, spread
 from ptd_core.views.comparison import comparison_figure
 
 FIGURES = PROJECT_ROOT / "figures"
+SMALL_CELLS = FIGURES / "small_cells"
 RECORD = EpochRecord(0, 1e-3, 0.1, 41, 2.5, 30.0, 44.0, 2.2, 40.0, 2.1, 42.5, 10.0, 0.5, 1.0, 400.0)
 
 
@@ -168,13 +171,28 @@ def test_damaged_table_is_named(tmp_path, damage):
 
 def test_published_table_of_small_cells():
     """The numbers that the README quotes, recomputed from the committed runs."""
-    assert table(read_cells([FIGURES / "small_cells"])).splitlines()[2:] == [
+    assert table(read_cells([SMALL_CELLS])).splitlines()[2:] == [
         "| baseline_small | 0, 1, 2 | 18.12 ± 0.77 % | 18.29 ± 0.80 % | 18.12 ± 0.77 % | 20.87 ± 0.61 % |",
         "| ptd_small | 0, 1, 2 | 18.09 ± 0.86 % | 18.23 ± 0.89 % | 18.09 ± 0.86 % | 21.03 ± 0.68 % |",
         "| baseline_aug_small | 0, 1, 2 | 16.50 ± 1.13 % | 16.73 ± 1.21 % | 16.50 ± 1.13 % | 18.69 ± 1.06 % |",
         "| ptd_aug_small | 0, 1, 2 | 16.44 ± 1.44 % | 16.61 ± 1.31 % | 16.44 ± 1.44 % | 18.76 ± 1.27 % |",
     ]
     assert RunRecord.read(FIGURES / "demo").finished  # the one example of a whole run
+
+
+def test_columns_are_what_their_headers_say():
+    header, _, row, *_ = (line.strip("| ").split(" | ") for line in table(read_cells([SMALL_CELLS])).splitlines())
+    results = {
+        "test accuracy, last epoch": "test_accuracy",
+        "raw weights": "test_accuracy_raw",
+        "best on test": "best_on_test",
+        "train, clean images": "clean_train_accuracy",
+    }
+    assert header == ["run", "seeds", *results]
+    with open(SMALL_CELLS / "runs.csv", newline="", encoding="utf-8") as file:
+        runs = [run for run in csv.DictReader(file) if run["cell"] == row[0]]
+    for name, said in zip(results.values(), row[2:], strict=True):
+        assert said.startswith(f"{statistics.mean(float(run[name]) for run in runs):.2f} ±")
 
 
 def test_the_table_of_two_sweeps_keeps_their_cells_apart(tmp_path, capsys):

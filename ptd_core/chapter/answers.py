@@ -32,6 +32,12 @@ class Answer:
         return [run.name for run in self.plan.runs if run.name not in there]
 
     @property
+    def recorded(self) -> str:
+        """How many of its runs are finished, in words: "17 of 45 runs", "all 45 runs"."""
+        runs, missing = len(self.plan.runs), len(self.missing)
+        return f"{runs - missing} of {runs} runs" if missing else f"all {runs} runs"
+
+    @property
     def seeds(self) -> set[int]:
         """Those that it asks for."""
         return {run.recipe.seed for run in self.plan.runs}

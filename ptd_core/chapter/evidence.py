@@ -100,9 +100,7 @@ def run_again(again: Again) -> Answer:
 
 def status(one: Answer) -> Markdown:
     """What is asked, and which of its runs are recorded."""
-    runs, missing = len(one.plan.runs), len(one.missing)
-    there = "All" if not missing else f"{runs - missing} of"
-    return Markdown(f"```text\n{asked(one.question)}\n```\n{there} {runs} runs are recorded.")
+    return Markdown(f"```text\n{asked(one.question)}\n```\n{one.recorded.capitalize()} are recorded.")
 
 
 def accuracies(one: Answer) -> Figure | Markdown:

@@ -148,9 +148,10 @@ class Measured:
         told = [one for one in effects if one.t_low > 0 or one.t_high < 0]
         largest = max(effects, key=lambda one: abs(one.mean))
         lie = "lies" if len(told) == 1 else "lie"
+        so_far = f"so far, {question.recorded}: " if question.missing else ""
         return Found(
             MEASURED,
-            f"{_so_far(question)}in {self.question} {len(told)} of {len(effects)} intervals {lie} clear of zero, as by "
+            f"{so_far}in {self.question} {len(told)} of {len(effects)} intervals {lie} clear of zero, as by "
             f"luck about one in twenty would; the largest difference: "
             f"{arm_name(largest.arm)} against {arm_name(largest.control)} {in_words(largest)}",
         )
@@ -225,11 +226,6 @@ def figures() -> dict[str, float | str]:
         "late": 100 * mean("object_kept", "class_attention", "3", 32),
         "centre": 100 * mean("object_kept", "centre", "0", 32),
     }
-
-
-def _so_far(one: Answer) -> str:
-    runs, missing = len(one.plan.runs), len(one.missing)
-    return f"so far, {runs - missing} of {runs} runs: " if missing else ""
 
 
 def _mean_of(question: str, arm: str, result: str) -> float:
