@@ -22,7 +22,7 @@
 #    $\bar\delta \pm t_{n-1}\, s / \sqrt{n}$, $s$ the standard deviation of the differences and $t_{n-1}$ the quantile
 #    of Student's distribution. The bootstrap's interval stands beside it in tables of differences; with five seeds it
 #    is too narrow, so verdicts are taken from $t$. Three seeds may agree by luck, and give a narrow interval: a small
-#    difference of three seeds asks for more.
+#    difference of three seeds needs more of them before it is believed.
 # 3. **Named beforehand.** Every question is a file in `parameters/sweeps/evidence`, with its arms, its controls and
 #    its seeds, and all of its runs are shown. Accuracy is that of the last epoch, never of the best.
 # 4. **Against equal time.** Whoever saves a quarter of the time could as well train with all tokens for three quarters
@@ -30,9 +30,10 @@
 #    operations here, as nearly as whole epochs allow (97 to 103 %); what the clock says is a question of its own.
 #
 # Differences are in percentage points of accuracy. "No loss" is said where the whole interval lies above -0.3 points, a
-# margin that was declared beforehand. Where an interval holds zero, no difference is seen, and it says how
-# large a difference could be hidden. About one interval in twenty misses the truth: a single small difference among
-# many proves little.
+# margin that was declared beforehand. "No loss" says so of any control; where it is not all tokens, it does not mean
+# that token drop loses nothing. Where an interval holds zero, no difference is seen, and its ends say how large a
+# difference could be hidden. About one interval in twenty misses the truth: a single small difference among many proves
+# little.
 
 # %%
 # %matplotlib inline
@@ -63,13 +64,14 @@ again = evidence.read_again(globals(), before)
 # %% [markdown]
 # ## In short
 #
-# No arm was shown to lose nothing, and every arm beats all tokens that are trained for as many operations.
+# Fourteen ways of training on fewer tokens (*arms*) were compared with all tokens, in as many epochs and for as many
+# operations. None was shown to lose nothing against as many epochs; each beats all tokens for as many operations.
 
 # %%
 in_short = """
-- The arm that promised most was trained again, with fifteen fresh seeds. All tokens in as many epochs take
-  {steps_40_block_0-all_tokens:saving} its operations. Against them: {steps_40_block_0-all_tokens:size}; no loss needs
-  the interval above -0.3.
+- The arm that promised most was trained again, with fifteen fresh seeds: block 0 keeps 40 % of the patch tokens, then
+  70 %, then all. Training with all tokens for as many epochs takes {steps_40_block_0-all_tokens:saving} the arm's
+  operations. Against it: {steps_40_block_0-all_tokens:size}; no loss needs the interval above -0.3.
 - Against all tokens in fewer epochs, for about as many operations: {steps_40_block_0-all_tokens_14:size}.
 """
 confirm = evidence.found("confirm", again)
@@ -133,12 +135,13 @@ evidence.finding(own_effect, findings)
 #
 # The published curriculum begins with all tokens and ends with few. Its mirror image drops as many and costs the same,
 # but ends with all tokens, as evaluation has them. The controls are all tokens for as many epochs, and for fewer: those
-# whose operations come nearest to the arm's. The other arms:
+# whose operations come nearest to the arm's. These two, *ptd* and *ptd_mirrored*, drop tokens in block 0. The other
+# arms:
 #
 # | arm | tokens in training |
 # |---|---|
 # | *steps_50*, *steps_40* | 50 % (40 %) for 45 % of the epochs, then 75 % (70 %) for 40 %, then all; in block 1 |
-# | *steps_50_no_tail* | 50 % for 60 % of the epochs, then 75 % to the end |
+# | *steps_50_no_tail* | 50 % for 60 % of the epochs, then 75 % to the end; in block 1 |
 # | *steps_50_fuse*, *steps_50_merge* | as *steps_50*, but dropped tokens are fused into one, or merged into kept ones |
 # | *flat* | 65 % in every epoch, in block 1 |
 # | *sizes* | all tokens of images of 24, then 28, then 32 pixels a side, for 60, 20 and 20 % of the epochs |
@@ -185,7 +188,8 @@ findings = """
 - Dropped tokens fused, against discarded: {steps_50_fuse-steps_50}; merged: {steps_50_merge-steps_50}.
 - Equally many tokens in every epoch: {flat-all_tokens}; for as many operations: {flat-all_tokens_16}.
 - Smaller images first: {sizes-all_tokens}; for as many operations: {sizes-all_tokens_13}.
-- Both: {sizes_and_steps-all_tokens}; for as many operations: {sizes_and_steps-all_tokens_11}.
+- Smaller images first, and steps: {sizes_and_steps-all_tokens}; for as many operations:
+  {sizes_and_steps-all_tokens_11}.
 - Accuracy on training images with all tokens: {all_tokens:clean_train_accuracy}, on test images: {all_tokens}.
 """
 evidence.finding(direction, findings)
@@ -206,7 +210,8 @@ evidence.recommended(direction)
 # ## Can more be saved?
 #
 # Steps that begin with a quarter of the tokens, steps in the first block, steps on smaller images: arms that save 1.4x
-# to 1.5x, with the same controls and the same rule. They were named when three seeds of the question above were known.
+# to 1.5x, where those above save at most 1.31x with whole images; with the same controls and the same rule. They were
+# named when three seeds of the question above were known.
 
 # %%
 steeper = evidence.found("steeper", again)
@@ -216,7 +221,7 @@ evidence.status(steeper)
 evidence.differences(steeper)
 
 # %%
-evidence.pays(steeper)
+evidence.pays(steeper, direction)
 
 # %%
 evidence.equal_accuracy(steeper, direction)
@@ -277,10 +282,10 @@ findings = """
 evidence.finding(evidence.together(confirm, steeper), findings)
 
 # %% [markdown]
-# The other arm worth confirming saves less. It is asked likewise, with the same seeds and beside the same runs of all
-# tokens. Five seeds tell its standard deviation badly, and it was chosen for a small one too; the second line of the
-# table takes the other arm's, from the fifteen seeds above. With two arms asked, the chance that one passes by luck is
-# up to twice as large.
+# The other arm worth confirming saves less. It is tested in the same way, with the same seeds and beside the same runs
+# of all tokens. Five seeds estimate its standard deviation poorly, and a small one helped it to be chosen; the second
+# line of the table takes the other arm's, from the fifteen seeds above. With two arms asked, the chance that one passes
+# by luck is up to twice as large.
 
 # %%
 confirm_in_block_1 = evidence.found("confirm_in_block_1", again)
@@ -307,10 +312,10 @@ card = """
 - **What to do.** Keep 40 % of the patch tokens in block 0 for the first 45 % of the epochs, 70 % for the next 40 %,
   then all. That this order matters is not shown. The arm beat all tokens for as many operations on fifteen fresh
   seeds; that it loses nothing was not shown. The arms that save more, by smaller images, lose accuracy.
-- **What it gives.** All tokens in as many epochs take {steps_40_block_0-all_tokens:saving} its operations. Against
-  them: {steps_40_block_0-all_tokens:size}. Against all tokens for as many operations:
-  {steps_40_block_0-all_tokens_14:size}. All tokens lose as much by 14 epochs instead of 20:
-  {all_tokens-all_tokens_14:size}. Where the last epochs bring less, as they may in longer trainings, which were not
+- **What it gives.** Training with all tokens for as many epochs takes {steps_40_block_0-all_tokens:saving} the arm's
+  operations. Against it: {steps_40_block_0-all_tokens:size}. Against all tokens for as many operations:
+  {steps_40_block_0-all_tokens_14:size}. That is what 20 epochs with all tokens give over 14:
+  {all_tokens-all_tokens_14:size}. Where six more epochs bring less, as they may in longer trainings, which were not
   run, this would be less too.
 - **Settings.** `drop_block=0 drop_shape=steps "drop_stages=.4/.7/1 at 45/40/15"`, everything else as it was. In a loop
   of your own `TokenDrop(blocks=(0,))` and `DropSchedule(shape="steps", epochs=epochs, stages=Stages((0.4, 0.7, 1.0),
@@ -328,10 +333,10 @@ evidence.finding(confirm, card)
 # %% [markdown]
 # ## Time on the clock
 #
-# Operations predict a saving, machines give another. In the original's logs nearly half of it came at once, with the
-# first dropped token: 257 tokens were slow on that machine and 256 were not. So one arm drops a single token. The
-# others are direction's and the one that `confirm` asks about; each is trained through all of its epochs, on a fifth of
-# their images, alone on the machine, by turns.
+# Operations predict one saving, a machine shows another. In the original's logs nearly half of the time that dropping
+# tokens saved came at once, with the first dropped token: 257 tokens were slow on that machine and 256 were not. So one
+# arm drops a single token. The others are direction's and the one that `confirm` asks about; each is trained through
+# all of its epochs, on a fifth of their images, alone on the machine, by turns.
 
 # %%
 speed = evidence.found("speed", again)
@@ -347,8 +352,9 @@ evidence.times_table(speed)
 # ## Which score
 #
 # Half of the tokens in every epoch, by each score; a random choice is the control. In block 0 the class token is the
-# same for every image, so its attention is a fixed probe of patch features; in block 2 it has seen the image. Of so
-# many differences, three seeds each, one may keep clear of zero by luck.
+# same for every image, so its attention is a fixed probe of patch features; in block 2 it has seen the image.
+# *averaged* is class attention of the moving average of the weights, at the price of a further pass. Of so many
+# differences, three seeds each, one may keep clear of zero by luck.
 
 # %%
 scores = evidence.found("scores", again)
@@ -374,15 +380,16 @@ evidence.finding(scores, findings)
 # %%
 scores_five_seeds = evidence.found("scores_five_seeds", again)
 findings = """
-- Five seeds, class attention against a random choice: in block 0 {class_attention_0-random_0}; in block 2
-  {class_attention_2-random_2}.
+- These three seeds and two more, class attention against a random choice: in block 0
+  {class_attention_0-random_0}; in block 2 {class_attention_2-random_2}.
 """
 evidence.finding(scores_five_seeds, findings)
 
 # %% [markdown]
 # ## Which block, which curriculum
 #
-# Two seeds each: only large differences can be seen, and where both happen to agree the interval is narrow by luck.
+# Two seeds each: only large differences can be seen. Where both happen to agree, the interval is narrow by luck, and
+# *better* or *worse* says little.
 
 # %%
 place = evidence.found("place", again)
@@ -414,8 +421,8 @@ findings = """
 evidence.finding(curriculum, findings)
 
 # %% [markdown]
-# Two of nine intervals keep clear of zero, where both seeds agree to 0.02 points. Both say that the arm that drops
-# fewer tokens is more accurate; it also costs more, and nothing here is compared at equal cost.
+# Two of nine intervals keep clear of zero, where both seeds agree to 0.02 points, as luck can have it. Both say that
+# the arm that drops fewer tokens is more accurate; it also costs more, and nothing here is compared at equal cost.
 
 # %% [markdown]
 # ## Does attention feed back on itself?
@@ -437,14 +444,15 @@ evidence.attention(feedback, again)
 evidence.looked_again(evidence.Feedback())
 
 # %% [markdown]
-# So training with PTD changes none of the three visibly.
+# In block 0, where PTD drops tokens, training with it changes none of this visibly. In the last one, 3, models trained
+# with PTD have a little more of their attention on the tokens that it would keep.
 #
 # ## Fewer tokens at evaluation
 #
 # Evaluation above uses all tokens. Trained models can also be evaluated on fewer, chosen by one score or another, or
 # merged: `python -m ptd_core.evaluate` does that to any run. The sentence below the picture is about block 0, where PTD
-# drops tokens in training. With a quarter of the tokens there, class attention did worse than chance in all six models;
-# an interval of three seeds does not show it.
+# drops tokens in training. With a quarter of the tokens there, class attention did worse than chance in all three
+# seeds of both trainings, in one of them by two images only; neither interval shows it.
 #
 # ```
 # python -m ptd_core.evaluate runs/evidence_all_tokens_seed[0-2] runs/evidence_ptd_seed[0-2] \
@@ -486,8 +494,8 @@ evidence.finding(transfer, findings)
 # its own logs show, what was found here, and a verdict. A verdict on a difference follows from its interval: *holds* if
 # all of it lies on the claimed side of zero (for "no loss": of -0.3), *refuted* if all of it lies on the other, else
 # *not supported*. Where no difference decides, the row says what does. *Holds in part*: a part of the statement holds,
-# the rest not, or it is not tested. *Measured*: the original leaves it open, and here is a size. A limitation holds if
-# it is one. These runs are smaller than the original's: a verdict is one at this size.
+# the rest does not or was not tested. *Measured*: the original leaves it open, and here is a size. A limitation
+# holds if it is real. These runs are smaller than the original's: a verdict is one at this size.
 
 # %%
 evidence.ledger()
@@ -498,9 +506,9 @@ evidence.ledger()
 # - A comparison that changes two things at once cannot say which of them worked.
 # - A single run has no interval; with two seeds only large differences can be seen.
 # - Saved time is worth something only if the same time, spent on all tokens, gives less. At equal operations, in
-#   trainings as short as these, it does for every arm; long ones were not run.
-# - Few seeds cannot show that nothing is lost, and here fifteen were too few for it. That no loss is not shown does not
-#   mean that there is one.
+#   trainings as short as these, it does for all fourteen arms that were asked; long ones were not run.
+# - Few seeds seldom suffice to show that nothing is lost; here fifteen did not. That no loss is not shown does not mean
+#   that there is one.
 # - The ledger says what is not tested, and which file would test it.
 #
 # ## Exercises

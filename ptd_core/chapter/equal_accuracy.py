@@ -76,7 +76,7 @@ def _equal(arm: str, cell: Cell, line: dict[str, Cell], costs: dict[str, float])
 
 def equal_table(found: list[Equal]) -> str:
     """Markdown."""
-    header = ["arm", "operations, of all tokens'", "all tokens reach as much with", "95 % interval",
+    header = ["arm", "operations (all tokens: 1)", "all tokens reach as much with", "95 % interval",
               "faster at equal accuracy, by operations", "95 % interval", "n"]  # fmt: skip
     rows = []
     for one in found:

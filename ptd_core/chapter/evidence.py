@@ -105,7 +105,8 @@ def status(one: Answer) -> Markdown:
 
 def accuracies(one: Answer) -> Figure | Markdown:
     """Every run's accuracy as a point, or a sentence where there is none."""
-    return comparison_figure(one.cells) if one.cells else _nothing(one)
+    cells = [replace(cell, name=arm_name(cell.name)) for cell in one.cells]
+    return comparison_figure(cells) if cells else _nothing(one)
 
 
 def differences(one: Answer) -> Figure | Markdown:
@@ -150,34 +151,40 @@ def finding(one: Answer, sentences: str) -> Markdown:
     return Markdown(findings.finding(one, sentences)) if one.effects else _nothing(one)
 
 
-def pays(one: Answer, control: str = "all_tokens") -> Figure | Markdown:
-    """Accuracy of all arms against the operations of their whole training, those of the control being 1."""
-    whole = one.cell(control)
+def pays(one: Answer, *others: Answer) -> Figure | Markdown:
+    """Accuracy of all arms against the operations of their whole training, those of all tokens being 1; all tokens in
+    fewer epochs are those of this question and of others."""
+    whole = one.cell(recommending.WHOLE)
     if whole is None:
         return _nothing(one)
+    shown = {name: cell for name in one.recipes if (cell := one.cell(name))}
+    line = {name for name in one.recipes if name == recommending.WHOLE}
+    for asked_too in (one, *others):
+        shorter = [name for name in asked_too.recipes if recommending.in_fewer_epochs(asked_too.recipes, name)]
+        shown |= {name: cell for name in shorter if name not in shown and (cell := asked_too.cell(name))}
+        line.update(shorter)
+    cost = whole.runs[0].training_flops
     arms = [
-        Arm(name, cell.runs[0].training_flops / whole.runs[0].training_flops, cell.values("test_accuracy"),
-            all_tokens=recipe.chapter == "baseline" and not recipe.size_stages)
-        for name, recipe in one.recipes.items()
-        if (cell := one.cell(name))
-    ]  # fmt: skip
-    return pays_figure(arms, where_run(one.cells))
+        Arm(name, cell.runs[0].training_flops / cost, cell.values("test_accuracy"), all_tokens=name in line)
+        for name, cell in shown.items()
+    ]
+    return pays_figure(arms, where_run([*shown.values()]))
 
 
 def attention(one: Answer, again: Again) -> Figure | Markdown:
     """How class attention changed from epoch to epoch: in the runs just made, if feedback is run again."""
     if one.question == again.question and not one.missing:
         folders = [RunFolder(run.name, again.out_dir).path for run in one.plan.runs]
-        return feedback_figure(measure(folders, [f"data_dir={again.data_dir}"]))
+        return feedback_figure(_by_arm(measure(folders, [f"data_dir={again.data_dir}"])))
     published = (RECORDS / one.question / feedback.FILE).exists()
-    return feedback_figure(feedback.read(RECORDS / one.question)) if published else _nothing(one)
+    return feedback_figure(_by_arm(feedback.read(RECORDS / one.question))) if published else _nothing(one)
 
 
 def fewer_tokens() -> Figure | Markdown:
     """Accuracy of trained models on fewer tokens than they are given."""
     if not (FEWER / table_of_evaluations.FILE).exists():
         return Markdown("*Nothing is recorded yet of models of this size on fewer tokens.*")
-    return fewer_tokens_figure(table_of_evaluations.read(FEWER))
+    return fewer_tokens_figure(_by_arm(table_of_evaluations.read(FEWER)))
 
 
 def looked_again(claim: Feedback | FewerTokens) -> Markdown:
@@ -194,6 +201,11 @@ def ledger() -> Markdown:
 def _short(effects: list[Effect]) -> list[Effect]:
     """With arms' names in place of cells'."""
     return [replace(one, arm=arm_name(one.arm), control=arm_name(one.control)) for one in effects]
+
+
+def _by_arm(rows: list) -> list:
+    """Rows of measures with arms' names in place of cells'."""
+    return [replace(row, cell=arm_name(row.cell)) for row in rows]
 
 
 def _nothing(one: Answer) -> Markdown:

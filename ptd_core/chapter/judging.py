@@ -133,10 +133,11 @@ class Faster:
 @dataclass(frozen=True)
 class Measured:
     """A question that the original leaves open: of how many of its differences the interval lies clear of zero, or the
-    sizes of those that are named, (arm, control)."""
+    sizes of those that are named, (arm, control). what: begins such a list."""
 
     question: str
     pairs: tuple[tuple[str, str], ...] = ()
+    what: str = ""
 
     def found(self) -> Found:
         if self.pairs:
@@ -147,19 +148,19 @@ class Measured:
             return _no_records(self.question)
         told = [one for one in effects if one.t_low > 0 or one.t_high < 0]
         largest = max(effects, key=lambda one: abs(one.mean))
-        lie = "lies" if len(told) == 1 else "lie"
+        exclude = "excludes" if len(told) == 1 else "exclude"
         so_far = f"so far, {question.recorded}: " if question.missing else ""
         return Found(
             MEASURED,
-            f"{so_far}in {self.question} {len(told)} of {len(effects)} intervals {lie} clear of zero, as by "
-            f"luck about one in twenty would; the largest difference: "
+            f"{so_far}in {self.question} {len(told)} of {len(effects)} intervals {exclude} zero, where "
+            f"by luck about one in twenty would; the largest difference: "
             f"{arm_name(largest.arm)} against {arm_name(largest.control)} {in_words(largest)}",
         )
 
     def _sizes(self) -> Found:
         effects = [(pair, answered(self.question).effect(*pair)) for pair in self.pairs]
         said = [f"{arm} against {control} {in_words(one)}" for (arm, control), one in effects if one]
-        return Found(MEASURED, "; ".join(said)) if said else _no_records(self.question)
+        return Found(MEASURED, self.what + "; ".join(said)) if said else _no_records(self.question)
 
 
 def arm_name(cell: str) -> str:

@@ -14,51 +14,99 @@ from ptd_core.records.statistics import points, t_interval
 FEEDBACK, FEWER = RECORDS / "feedback", RECORDS / "fewer_tokens"
 _BLOCK = 0  # the block that drops tokens in the evidence's PTD
 _LATER = 2  # where evaluation drops some too
+_ARMS = "ptd", "all_tokens"
+
+
+@dataclass(frozen=True)
+class Concentration:
+    """Whether training on kept tokens concentrates class attention on them.
+
+    Asked of the k tokens that a model's attention would keep at the curriculum's end, with all tokens there: what
+    share of it (`on_kept`) they have after the last epoch, PTD minus all tokens by seed. By Student's interval it
+    holds if more is seen in the block that drops tokens, in part if only in another, and is refuted if less is seen in
+    the block that drops.
+    """
+
+    folder: Path = FEEDBACK
+
+    def found(self) -> Found:
+        if isinstance(asked := _asked(self.folder), Found):
+            return asked
+        rows, last, seeds = asked
+        seen = {}
+        for block in sorted({row.block for row in rows}):
+            ours, theirs = (_by_seed(rows, arm, block) for arm in _ARMS)
+            seen[block] = [100 * (ours[seed][last].on_kept - theirs[seed][last].on_kept) for seed in seeds]
+        intervals = {block: t_interval(attended) for block, attended in seen.items()}
+        decided = verdict(*intervals[_BLOCK])
+        if decided == "not supported" and any(low > 0 for low, _ in intervals.values()):
+            decided = "holds in part"
+        told = (f"in block {block} {points(attended)}, {_seen(*intervals[block])}" for block, attended in seen.items())
+        return Found(
+            decided,
+            f"attention on the {rows[0].kept} of {rows[0].tokens} tokens that it would keep, after the last epoch, "
+            f"models trained with PTD, which drops in block {_BLOCK}, against those trained with all tokens: "
+            f"{'; '.join(told)}",
+        )
+
+
+@dataclass(frozen=True)
+class NoReturn:
+    """Whether a dropped token never returns: of those that attention leaves out after an epoch, as many as training
+    drops then, the share kept after the next (`returned`), a mean over these epochs. Holds if no token does in any run,
+    refuted if Student's interval of PTD's share lies above zero."""
+
+    folder: Path = FEEDBACK
+
+    def found(self) -> Found:
+        if isinstance(asked := _asked(self.folder), Found):
+            return asked
+        rows, _, seeds = asked
+        ours, theirs = (_by_seed(rows, arm, _BLOCK) for arm in _ARMS)
+        dropping = {row.epoch for row in rows if row.trained_with == row.kept}
+        back, usual = ([_returned(run[seed], dropping) for seed in seeds] for run in (ours, theirs))
+        low, high = t_interval(back)
+        kept, tokens = rows[0].kept, rows[0].tokens
+        return Found(
+            "holds" if not any(back) else "refuted" if low > 0 else "not supported",
+            f"of the {tokens - kept} tokens that attention in block {_BLOCK} leaves out after an epoch, "
+            f"{statistics.mean(back):.1f} % ({low:.1f} to {high:.1f}, n = {len(back)}) are kept after the next, while "
+            f"training with PTD drops as many; {statistics.mean(usual):.1f} % in models trained with all tokens, "
+            f"{100 * kept / tokens:.0f} % by chance",
+        )
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """Whether training on kept tokens concentrates attention on them, and dropped ones never return.
-
-    Both are asked of the k tokens that a model's attention would keep at the curriculum's end, with all tokens there.
-    Concentration is seen if Student's interval of `on_kept` after the last epoch, PTD minus all tokens by seed, lies
-    above zero. Returns are seen if that of PTD's `returned`, a mean over the epochs that keep k, does. The claim holds
-    if the first is seen and no token returns at all; in part if one of these is so; else it is refuted if returns are
-    seen, or less attention. open: whether it is a question, without a claim to judge.
-    """
+    """Both of these as a question, without a claim to judge."""
 
     folder: Path = FEEDBACK
-    open: bool = False
 
     def found(self) -> Found:
-        if not (self.folder / feedback.FILE).exists():
-            return Found(NOT_TESTED, "no records yet; parameters/sweeps/evidence/feedback.yaml asks")
-        rows = [row for row in feedback.read(self.folder) if row.block == _BLOCK]
-        last = max(row.epoch for row in rows)
-        ours, theirs = (_by_seed(rows, arm) for arm in ("ptd", "all_tokens"))
-        seeds = sorted(seed for seed in set(ours) & set(theirs) if last in ours[seed] and last in theirs[seed])
-        if len(seeds) < 2:
-            return Found(NOT_TESTED, f"{len(seeds)} seeds in common; an interval needs two")
-        dropping = {row.epoch for row in rows if row.trained_with == row.kept}
-        attended = [100 * (ours[seed][last].on_kept - theirs[seed][last].on_kept) for seed in seeds]
-        back, usual = ([_returned(run[seed], dropping) for seed in seeds] for run in (ours, theirs))
-        low, high = t_interval(back)
-        row = ours[seeds[0]][last]
-        return Found(
-            MEASURED if self.open else _verdict(attended, back),
-            f"attention on the {row.kept} of {row.tokens} tokens that it would keep, after the last epoch: "
-            f"{points(attended)} against a model trained with all tokens, {_seen(attended)}; of the tokens that it "
-            f"would leave out, while training drops as many, {statistics.mean(back):.1f} % ({low:.1f} to {high:.1f}) "
-            f"would be kept an epoch later (without dropping {statistics.mean(usual):.1f} %, by chance "
-            f"{100 * row.kept / row.tokens:.0f} %)",
-        )
+        both = [test(self.folder).found() for test in (Concentration, NoReturn)]
+        if both[0].verdict == NOT_TESTED:
+            return both[0]
+        return Found(MEASURED, "; ".join(one.text for one in both))
 
 
-def _by_seed(rows: list[feedback.Row], arm: str) -> dict[int, dict[int, feedback.Row]]:
-    """An arm's rows by seed and epoch."""
+def _asked(folder: Path) -> tuple[list[feedback.Row], int, list[int]] | Found:
+    """The rows of these measures, their last epoch, and the seeds that both arms have then; or why nothing is found."""
+    if not (folder / feedback.FILE).exists():
+        return Found(NOT_TESTED, "no records yet; parameters/sweeps/evidence/feedback.yaml asks")
+    rows = feedback.read(folder)
+    last = max(row.epoch for row in rows)
+    ours, theirs = (_by_seed(rows, arm, _BLOCK) for arm in _ARMS)
+    seeds = sorted(seed for seed in set(ours) & set(theirs) if last in ours[seed] and last in theirs[seed])
+    if len(seeds) < 2:
+        return Found(NOT_TESTED, f"{len(seeds)} seeds in common; an interval needs two")
+    return rows, last, seeds
+
+
+def _by_seed(rows: list[feedback.Row], arm: str, block: int) -> dict[int, dict[int, feedback.Row]]:
+    """An arm's rows in one block by seed and epoch."""
     found: dict[int, dict[int, feedback.Row]] = {}
     for row in rows:
-        if row.run.startswith(f"{BASE}{arm}_seed"):
+        if row.block == block and row.run.startswith(f"{BASE}{arm}_seed"):
             found.setdefault(row.seed, {})[row.epoch] = row
     return found
 
@@ -68,18 +116,8 @@ def _returned(run: dict[int, feedback.Row], epochs: set[int]) -> float:
     return 100 * statistics.mean(run[epoch].returned for epoch in epochs)
 
 
-def _seen(attended: list[float]) -> str:
-    low, high = t_interval(attended)
+def _seen(low: float, high: float) -> str:
     return "more" if low > 0 else "less" if high < 0 else "no difference seen"
-
-
-def _verdict(attended: list[float], back: list[float]) -> str:
-    """By percentage points more attention and percent that return, of each seed."""
-    low, high = t_interval(attended)
-    seen = (low > 0) + (not any(back))
-    if not seen:
-        return "refuted" if t_interval(back)[0] > 0 or high < 0 else "not supported"
-    return "holds" if seen == 2 else "holds in part"
 
 
 @dataclass(frozen=True)
@@ -127,8 +165,8 @@ def _half(rows: list[table.Row], score: str, by: str) -> str:
         return ""
     paired = [ptd[seed] - whole[seed] for seed in both]
     return (
-        f"half of the tokens, chosen by {by}: {points(list(whole.values()))} if trained with all; "
-        f"trained with PTD {points(paired)} against that"
+        f"half of the tokens, chosen by {by}, change accuracy by {points(list(whole.values()))} if a model was trained "
+        f"with all; if it was trained with PTD, that change is higher by {points(paired)}"
     )
 
 

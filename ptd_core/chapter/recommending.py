@@ -52,6 +52,11 @@ class Candidate:
         return self.decided and self.loss.t_high < NO_LOSS
 
     @property
+    def some_loss(self) -> bool:
+        """Whether it loses something. "No loss" allows a little."""
+        return self.decided and self.loss.t_high < 0
+
+    @property
     def beats_equal_time(self) -> bool:
         return self.decided and self.gain.t_low > 0
 
@@ -98,10 +103,10 @@ def in_fewer_epochs(recipes: dict[str, Recipe], arm: str) -> bool:
 def recommended(found: list[Candidate]) -> str:
     """Markdown: what speaks for each arm and against it, and the one that the rule chooses, or that it chooses none."""
     header = ["arm", "faster, by operations", "against all tokens", "no loss", "against fewer epochs",
-              "its operations, of the arm's", "better", "passes"]  # fmt: skip
+              "control's operations / arm's", "better", "passes"]  # fmt: skip
     rows = []
     for one in found:
-        no_loss = _yes(one, one.no_loss, "a loss" if one.loss_shown else "not shown")
+        no_loss = _yes(one, one.no_loss, "refuted" if one.loss_shown else "not shown" + "; a loss" * one.some_loss)
         better, passes = _yes(one, one.beats_equal_time), _yes(one, one.passes)
         saving = "-" if math.isnan(one.saving) else f"{one.saving:.2f}x"
         share = f"{100 * one.gain.predicted:.0f} %" if one.gain and not math.isnan(one.gain.predicted) else "-"
@@ -125,7 +130,7 @@ def _chosen(found: list[Candidate]) -> str:
         return f"Not decided: fewer than {found[0].needed} seeds are recorded of {', '.join(waiting)}, or of a control."
     said = f"None of {len(found)} arms passes: {_why_none(found)}."
     if len(found) == 1:
-        said = f"{_outcome(found[0])}: {found[0].saving:.2f}x by operations, {found[0].needed} seeds."
+        said = f"{_outcome(found[0])} ({found[0].saving:.2f}x by operations, {found[0].needed} seeds)."
     elif passing:
         said = f"{len(passing)} of {len(found)} arms pass; the one that saves most is {_saves(passing[0])}."
     if hopeful:
@@ -140,11 +145,13 @@ def _chosen(found: list[Candidate]) -> str:
 def _why_none(found: list[Candidate]) -> str:
     losing = sum(one.loss_shown for one in found)
     slow = sum(one.no_loss and not one.beats_equal_time for one in found)
-    unknown = len(found) - losing - slow
+    unknown = [one for one in found if not one.loss_shown and not one.no_loss]
+    some = sum(one.some_loss for one in unknown)
     lose = f"lose more than {-NO_LOSS} points"
+    but = f"; {some} of these lose{'s' * (some == 1)} something" * bool(some)
     parts = [
         losing and f"{losing} {lose}",
-        unknown and f"of {unknown} it is not known{'' if losing else f' whether they {lose}'}",
+        unknown and f"of {len(unknown)} it is not known{'' if losing else f' whether they {lose}'}{but}",
         slow and f"{slow} with no loss would not beat all tokens for as many operations",
     ]
     return ", ".join(filter(None, parts))
@@ -156,7 +163,7 @@ def _outcome(one: Candidate) -> str:
     if one.loss_shown:
         return f"{one.arm} loses more than {-NO_LOSS} points"
     if not one.no_loss:
-        return f"{one.arm} is undecided, as its interval reaches below and above {NO_LOSS} points"
+        return f"{one.arm} is undecided, its interval contains {NO_LOSS} points"
     return f"{one.arm} loses nothing, and does not beat all tokens for as many operations"
 
 

@@ -42,7 +42,7 @@ def effects_figure(effects: list[Effect], cells: list[Cell], name: Callable[[str
     for axes, (alike, panel) in zip(all_axes, panels.items()):
         _panel(axes, panel, name)
         if len(panels) > 1:
-            axes.set_title(f"controls of {'as many' if alike else 'other numbers of'} epochs", fontsize=8, loc="left")
+            axes.set_title(f"controls with {'as many' if alike else 'other numbers of'} epochs", fontsize=8, loc="left")
         if alike:
             axes.axvline(
                 NO_LOSS, color="black", linewidth=1, linestyle="--", label=f'{NO_LOSS}, the limit of "no loss"'

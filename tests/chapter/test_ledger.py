@@ -133,7 +133,7 @@ def test_an_open_question_counts_what_can_be_told_from_chance(records):
     # ptd and block_1 against all tokens, block_1 against ptd: only the first is the same for both seeds
     assert (
         verdict == "measured"
-        and text.startswith("so far, 7 of 12 runs: in place 1 of 3 intervals lies clear of zero")
+        and text.startswith("so far, 7 of 12 runs: in place 1 of 3 intervals excludes zero")
         and "ptd against all_tokens +1.00" in text
     )
 
@@ -155,6 +155,19 @@ def test_whole_runs_are_drawn_at_their_operations():
     assert costs["all_tokens"] == 1 and costs["all_tokens_15"] == 15 / 20
     assert costs["ptd"] == costs["ptd_mirrored"] < 1
     assert [arm.name for arm in shown if arm.all_tokens] == ["all_tokens", "all_tokens_15"]
+
+
+def test_all_tokens_in_fewer_epochs_are_those_of_other_questions_too():
+    steeper = made_up("steeper", {name: PLAIN for name in ("all_tokens", "all_tokens_14", "steps_25")})
+    ours = {name: [v + 1 for v in PLAIN] for name in ("all_tokens", "all_tokens_15", "all_tokens_11", "ptd", "sizes")}
+    (line,) = (
+        line for line in evidence.pays(steeper, made_up("direction", ours)).axes[0].lines if line.get_zorder() == 1
+    )
+    mean = sum(PLAIN) / 5
+    assert line.get_xdata().tolist() == pytest.approx([11 / 20, 14 / 20, 15 / 20, 1])
+    assert line.get_ydata().tolist() == pytest.approx([mean + 1, mean, mean + 1, mean])  # its own, where it has them
+    shown = evidence.pays(steeper, made_up("direction", ours)).legends[0].get_texts()
+    assert [text.get_text() for text in shown] == ["all tokens, by epochs", "steps_25 (n = 5)"]
 
 
 def test_a_finding_has_its_numbers_and_verdicts_from_the_records():
