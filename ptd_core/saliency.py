@@ -155,7 +155,9 @@ def given_score(seen: Seen) -> Tensor:
     Raises ValueError if the caller gave none.
     """
     if seen.given_BG is None:
-        raise ValueError("this score is not in the model: give its values, (B, patch tokens of the image), as `given`")
+        raise ValueError(
+            "this score is not in the model: give its values, (B, patch tokens of the image), as `given_BG`"
+        )
     largest = seen.given_BG.amax(dim=1, keepdim=True)
     return torch.where(seen.place_BN < 0, largest, seen.given_BG.gather(1, seen.place_BN.clamp_min(0)))
 

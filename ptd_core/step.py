@@ -109,12 +109,14 @@ class TrainingStep:
         Weights, statistics of batch norm and the optimizer stay as they are; random generators move on.
         """
         statistics = [buffer.clone() for buffer in self.network.buffers()]
-        for _ in range(PREPARING_STEPS):
-            loss, _ = self._forward(self._micro_batches(batch)[0], keep, side)
-            self.backward(loss)
-        self.optimizer.zero_grad(set_to_none=True)
-        for buffer, before in zip(self.network.buffers(), statistics):
-            buffer.copy_(before)
+        try:
+            for _ in range(PREPARING_STEPS):
+                loss, _ = self._forward(self._micro_batches(batch)[0], keep, side)
+                self.backward(loss)
+        finally:  # compiling may fail after a forward pass
+            self.optimizer.zero_grad(set_to_none=True)
+            for buffer, before in zip(self.network.buffers(), statistics):
+                buffer.copy_(before)
 
     def give_up_compiling(self) -> None:
         """Go on uncompiled: slower, and the same up to rounding."""

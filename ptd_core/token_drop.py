@@ -48,8 +48,8 @@ class TokenDrop:
         discard   gone from this block's queries on
         fuse      one more token stands for them from this block's MLP on, weighted by class attention (EViT)
         merge     each joins the kept token most like it, from this block's MLP on (ToE)
-        skip      they take no part in this block and are back in their places after it (random-LTD)
-        bypass    they take no part until block `until` and are back in their places before it (SkipViT)
+        skip      this block leaves them as they are; they are back in their places after it (random-LTD)
+        bypass    this block and those until block `until` leave them so; they are back before that one (SkipViT)
     attended: "all": kept tokens attend to all tokens in this block; "kept": the choice is made before the block, which
     sees the kept tokens only. In block 0 that is dropping at the input (PatchDropout).
     until: block, or the number of blocks for the end of the last one; of bypass alone.
@@ -166,6 +166,9 @@ class TokenDropViT(nn.Module):
         A place counts the image's patch tokens row by row; it is -1 for a token fused of several. trace: a list that
         gets what each dropping block chose, also of one that keeps all, which is scored for this alone. No gradient.
         """
+        height, width = images.shape[-2:]
+        if height != width and self.drop.score == "centre":
+            raise ValueError(f"images are {height} x {width}: the score centre is that of square ones")
         x_BTE = vit_parts.embed(self.vit, images)
         patches = x_BTE.shape[1] - self.vit.num_prefix_tokens
         place_BN = torch.arange(patches, device=x_BTE.device).expand(len(x_BTE), -1)

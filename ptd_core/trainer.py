@@ -148,7 +148,7 @@ class Trainer:
         """Everything that `load_state_dict` needs to resume after the last step."""
         return {
             "next_epoch": self.next_epoch,
-            "partial": self.partial.state_dict(self.device) if self.partial else None,
+            "partial": self.partial.state_dict(self.device, self.next_epoch) if self.partial else None,
             "model": self.model.state_dict(),
             "averaged": self.averaged.module.state_dict() if self.averaged else None,
             "optimizer": self.step.optimizer.state_dict(),

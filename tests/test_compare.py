@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import statistics
 from pathlib import Path
 
@@ -99,6 +100,17 @@ def test_folders_without_a_finished_run_are_refused(tmp_path, capsys):
     (tmp_path / "x" / "run.json").write_text("{}")
     assert main([str(tmp_path / "x")]) == 2
     assert "run.json: is damaged (run: Field required)" in capsys.readouterr().err
+    save(tmp_path, "y", 0, 1.0)
+    whole = json.loads((tmp_path / "y" / "run.json").read_text())
+    for change, said in (({"more": 1}, "more: Extra inputs"), ({"chapter": "x"}, "damaged (chapter: Input")):
+        (tmp_path / "y" / "run.json").write_text(json.dumps({**whole, **change}))
+        assert main([str(tmp_path / "y")]) == 2
+        err = capsys.readouterr().err
+        assert said in err and ("another version" in err) == ("more" in change) != ("delete it" in err)
+    del whole["time_ledger"]
+    (tmp_path / "y" / "run.json").write_text(json.dumps(whole))
+    assert main([str(tmp_path / "y")]) == 2
+    assert "was written by another version of this program (time_ledger: Field required)" in capsys.readouterr().err
 
 
 def test_command_prints_the_table_and_draws(tmp_path, capsys):

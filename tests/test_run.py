@@ -20,6 +20,7 @@ from ptd_core.records.folders import RunFolder
 from ptd_core.records.history import EpochRecord
 from ptd_core.records.run_record import RunRecord
 from ptd_core.run import execute
+from ptd_core.step import TrainingStep
 from ptd_core.trainer import Trainer
 
 WRITTEN = ["accuracy.png", "loss.png", "lr_schedule.png", "history.csv", "metrics.csv"]
@@ -168,6 +169,28 @@ def test_loss_that_is_not_finite_keeps_what_was_recorded(tiny, tmp_path, monkeyp
     assert len(history.read_csv(folder / "ptd_history.csv")) == 2
     assert json.loads((folder / "run.json").read_text())["finished"] is False
     assert len(Checkpoints(tmp_path / "runs" / "tiny").load(print).records) == 2
+
+
+def test_a_loss_that_is_not_finite_is_not_saved(tiny, tmp_path, monkeypatch):
+    """Losses are looked at a few times an epoch, and saved weights would be the ones to go on with."""
+    step = TrainingStep.__call__
+    taken = []
+
+    def explode(self, batch, *passes):
+        taken.append(1)
+        loss, correct = step(self, batch, *passes)
+        return (loss * math.nan if len(taken) == 4 else loss), correct
+
+    monkeypatch.setattr("ptd_core.trainer.LOSS_CHECKS_PER_EPOCH", 1)
+    monkeypatch.setattr("ptd_core.records.checkpoint.SHARE", math.inf)
+    monkeypatch.setattr(TrainingStep, "__call__", explode)
+    recipe = tiny(batch_size=8, checkpoint_seconds=1e-9, compilation="off")
+    with pytest.raises(TrainingError, match="the loss is nan at epoch 1, step 4"):
+        execute(recipe, Lines())
+    assert len(taken) == 4
+    saved = Checkpoints(tmp_path / "runs" / "tiny").load(print)
+    assert saved.trainer["partial"]["step"] == 3
+    execute(recipe, Lines())  # which goes on from there
 
 
 def test_estimate_and_description_are_printed_before_training(tiny):

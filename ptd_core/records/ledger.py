@@ -11,9 +11,9 @@ from ptd_core.records.history import EpochRecord
 class TimeLedger(BaseModel):
     """Seconds of a run by what they were spent on, over all its calls; None where they were not measured.
 
-    Compiling is no part of training_seconds. all_tokens_seconds is a counterfactual: the same run's training with no
-    token dropped, that is, the median time of its own all_tokens_epochs that dropped none, for every epoch. It and
-    what follows from it are None where every epoch dropped tokens.
+    Compiling is no part of training_seconds. all_tokens_seconds is a counterfactual: the same run's training with all
+    tokens of whole images, that is, the median time of its own all_tokens_epochs that had them, for every epoch. It
+    and what follows from it are None where every epoch had fewer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -47,7 +47,9 @@ class PartialEpoch:
                 "what was recorded until the epoch before is kept. A smaller lr or a smaller grad_clip usually helps"
             )
 
-    def state_dict(self, device: torch.device) -> dict:
+    def state_dict(self, device: torch.device, epoch: int) -> dict:
+        """Raises TrainingError as `check_finite` does: what is saved will be gone on with."""
+        self.check_finite(epoch)
         return {
             "losses": self.losses.clone(),
             "correct": self.correct.clone(),

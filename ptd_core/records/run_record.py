@@ -21,7 +21,7 @@ class _Part(BaseModel):
 class ModelFacts(_Part):
     """Of the trained model, predicted from operations. training_flops_per_image: with all tokens, forward and backward.
     training_flops: of the whole run, with the tokens that it keeps. predicted_speedup: of the whole run's training by
-    its token drop."""
+    fewer tokens, dropped ones and those that smaller images (`size_stages`) lack."""
 
     parameters: int
     training_flops_per_image: int
@@ -101,16 +101,30 @@ class RunRecord(_Part):
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord | None":
-        """The record in a run's folder, None if there is none. Raises OutputError if it is damaged."""
+        """The record in a run's folder, None if there is none.
+
+        Raises OutputError if it is damaged, or of another version of this program.
+        """
         path = folder / FILE
         try:
             return cls.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:  # pydantic's is a ValueError
+            if cls._of_another_version(error):
+                raise OutputError(
+                    f"{path}: was written by another version of this program ({_reason(error)})"
+                ) from None
             raise OutputError(
                 f"{path}: is damaged ({_reason(error)}); delete it, and it is made again from the run's checkpoint"
             ) from None
+
+    @classmethod
+    def _of_another_version(cls, error: Exception) -> bool:
+        """Whether a record is whole but for its fields, of which some are missing or not known."""
+        if not isinstance(error, ValidationError) or error.error_count() >= len(cls.model_fields):
+            return False
+        return {one["type"] for one in error.errors()} <= {"missing", "extra_forbidden"}
 
     def write(self, folder: Path) -> None:
         """Raises OutputError if it cannot be written."""

@@ -162,6 +162,24 @@ def test_preparing_a_step_leaves_no_trace(tiny, tiny_shapes):
     assert not equal(trainer.state_dict(), before)  # the comparison sees a step
 
 
+def test_preparing_that_fails_leaves_no_trace_either(tiny, tiny_shapes, monkeypatch):
+    """As where the first forward pass is compiled and the backward pass cannot be."""
+    trainer = Trainer(tiny(), tiny_shapes)
+    trainer.model.train()
+    batch = Batch(torch.rand(32, 3, 16, 16), torch.zeros(32, dtype=torch.long))
+    trainer.step(batch, (40,))
+    before = copy.deepcopy(trainer.state_dict())
+
+    def fail(loss):
+        assert not equal(trainer.state_dict(), before)  # statistics of batch norm
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(trainer.step, "backward", fail)
+    with pytest.raises(RuntimeError, match="no compiler"):
+        trainer.step.prepare(batch, (40,))
+    assert equal(trainer.state_dict(), before)
+
+
 def test_ledger_sets_saved_time_against_the_runs_own_epochs_with_all_tokens():
     numbers = {**dict.fromkeys(EpochRecord.__dataclass_fields__, 1.0), "extra": {}}
     spent, kept = (9.0, 4.0, 4.5, 3.0, 2.0), (64, 64, 64, 50, 41)

@@ -102,7 +102,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path):
     assert witness.exists()  # the trap works
 
 
-@pytest.mark.parametrize("change", [{"format": 1}, {"records": [{"epoch": 1}]}, {"trainer": None}, {"more": 1}])
+@pytest.mark.parametrize("change", [{"format": None}, {"records": [{"epoch": 1}]}, {"trainer": None}, {"more": 1}])
 def test_whole_file_of_another_program_is_refused(monkeypatch, change):
     save = torch.save
 
@@ -113,6 +113,14 @@ def test_whole_file_of_another_program_is_refused(monkeypatch, change):
     monkeypatch.setattr(torch, "save", save_changed)
     content = pack(small())
     with pytest.raises(OutputError, match="not a checkpoint of this program"):
+        unpack(content, Path("c.pt"))
+
+
+def test_another_version_is_named(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("ptd_core.records.checkpoint.FORMAT", 1)
+        content = pack(small())
+    with pytest.raises(OutputError, match=r"c\.pt: was written by another version .*\(format 1; this one reads 2\)$"):
         unpack(content, Path("c.pt"))
 
 

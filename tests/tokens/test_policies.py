@@ -160,3 +160,11 @@ def test_keep_may_count_a_fused_token():
     assert network.run_blocks(torch.randn(1, 3, 16, 16), (10, 11))[0].shape == (1, 12, 32)
     with pytest.raises(ValueError, match="from 1 to the 11 patch tokens; got 12"):
         network(torch.randn(1, 3, 16, 16), (10, 12))
+
+
+def test_the_centre_is_that_of_square_images():
+    vit = timm.create_model("vit_tiny_patch16_224", **{**TIMM_SMALL, "img_size": (16, 32)}).eval()
+    images = torch.rand(2, 3, 16, 32)
+    with pytest.raises(ValueError, match="images are 16 x 32: the score centre is that of square ones"):
+        TokenDropViT(vit, policy("centre", blocks=(0,)))(images, (8,))
+    assert TokenDropViT(vit, policy("norm", blocks=(0,)))(images, (8,)).shape == vit(images).shape
