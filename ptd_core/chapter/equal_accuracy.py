@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptd_core.chapter.answers import Answer
-from ptd_core.chapter.recommending import WHOLE, in_fewer_epochs
+from ptd_core.chapter.recommending import WHOLE, all_tokens
 from ptd_core.records.cells import Cell
 from ptd_core.records.markdown import markdown_table
 from ptd_core.records.statistics import half_width
@@ -39,10 +39,7 @@ def equals(one: Answer, *others: Answer) -> list[Equal]:
     The line of all tokens is straight, in every seed, between the numbers of epochs that were trained, for this
     question or the others. Empty without records of two of these, or with fewer than two seeds.
     """
-    line: dict[str, Cell] = {}
-    for asked in (one, *others):
-        names = [arm for arm in asked.recipes if arm == WHOLE or in_fewer_epochs(asked.recipes, arm)]
-        line = {arm: cell for arm in names if (cell := asked.cell(arm))} | line
+    line = all_tokens(one, *others)
     if WHOLE not in line:
         return []
     arms = {arm: cell for arm in one.recipes if arm not in line and (cell := one.cell(arm))}

@@ -157,12 +157,8 @@ def pays(one: Answer, *others: Answer) -> Figure | Markdown:
     whole = one.cell(recommending.WHOLE)
     if whole is None:
         return _nothing(one)
-    shown = {name: cell for name in one.recipes if (cell := one.cell(name))}
-    line = {name for name in one.recipes if name == recommending.WHOLE}
-    for asked_too in (one, *others):
-        shorter = [name for name in asked_too.recipes if recommending.in_fewer_epochs(asked_too.recipes, name)]
-        shown |= {name: cell for name in shorter if name not in shown and (cell := asked_too.cell(name))}
-        line.update(shorter)
+    line = recommending.all_tokens(one, *others)
+    shown = {name: cell for name in one.recipes if (cell := one.cell(name))} | line
     cost = whole.runs[0].training_flops
     arms = [
         Arm(name, cell.runs[0].training_flops / cost, cell.values("test_accuracy"), all_tokens=name in line)

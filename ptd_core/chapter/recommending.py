@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ptd_core.chapter.answers import Answer
 from ptd_core.recipe import Recipe
+from ptd_core.records.cells import Cell
 from ptd_core.records.effects import NO_LOSS, Effect, in_words
 from ptd_core.records.markdown import markdown_table
 from ptd_core.records.statistics import half_width
@@ -98,6 +99,15 @@ def in_fewer_epochs(recipes: dict[str, Recipe], arm: str) -> bool:
     """Whether an arm is all tokens again, but for its number of epochs."""
     whole, recipe = recipes[WHOLE], recipes[arm]
     return recipe.epochs < whole.epochs and recipe.replace(epochs=whole.epochs, run=whole.run) == whole
+
+
+def all_tokens(one: Answer, *others: Answer) -> dict[str, Cell]:
+    """The cells of all tokens, in all epochs and in fewer, by arm: of a question, and of others what it lacks."""
+    line: dict[str, Cell] = {}
+    for asked in (one, *others):
+        names = [arm for arm in asked.recipes if arm == WHOLE or in_fewer_epochs(asked.recipes, arm)]
+        line = {arm: cell for arm in names if (cell := asked.cell(arm))} | line
+    return line
 
 
 def recommended(found: list[Candidate]) -> str:

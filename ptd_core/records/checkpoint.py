@@ -54,10 +54,6 @@ def pack(checkpoint: Checkpoint) -> bytes:
     return body + _digest(body)
 
 
-class _OtherFormat(Exception):
-    pass
-
-
 def unpack(content: bytes, path: Path) -> Checkpoint:
     """The checkpoint in the bytes of the file `path`; tensors on the CPU. No code in them can run.
 
@@ -68,15 +64,14 @@ def unpack(content: bytes, path: Path) -> Checkpoint:
         raise OutputError(f"{path}: is damaged or not a checkpoint ({len(content)} bytes, wrong checksum)")
     try:
         read = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        written = read.pop("format")
-        if written != FORMAT:
-            raise _OtherFormat(written)
+        if (written := read.pop("format")) != FORMAT:
+            raise OutputError(
+                f"{path}: was written by another version of this program (format {written}; this one reads {FORMAT})"
+            )
         records = [EpochRecord(**record) for record in read.pop("records")]
         return Checkpoint(records=records, **read)
-    except _OtherFormat as error:
-        raise OutputError(
-            f"{path}: was written by another version of this program (format {error}; this one reads {FORMAT})"
-        ) from None
+    except OutputError:
+        raise
     except Exception as error:  # whatever a file by another hand makes the loader raise
         raise OutputError(f"{path}: is not a checkpoint of this program ({type(error).__name__})") from None
 
